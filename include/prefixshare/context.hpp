@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Context: which implementations there are, in order, and who runs their parts. The dispatch entries of every operator.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "prefixshare/detail/macros.hpp"
+#include "prefixshare/kv_append.hpp"
+#include "prefixshare/merge_states.hpp"
+#include "prefixshare/plan.hpp"
+#include "prefixshare/rope.hpp"
+#include "prefixshare/shared_prefix_attention.hpp"
+#include "prefixshare/tree_attention.hpp"
+
+namespace prefixshare {
+inline namespace v0_1 {
+
+/// Who runs the parts of a call. Null callback: the calling thread runs part 0 of 1. No threads are owned here.
+struct Executor {
+  std::int32_t concurrency = 1;  ///< parts a call is cut into, >= 1
+  void* user = nullptr;
+  /// Calls task(argument, i) for every i in [0, count), in any order, on any threads, and returns when all are done.
+  /// An exception that leaves it terminates the program.
+  void (*parallel_for)(void* user, std::int32_t count, void (*task)(void* argument, std::int32_t i),
+                       void* argument) = nullptr;
+};
+
+/// One implementation of an operator. Problem is what decides whether it can (for attention the layer kind and mode, when
+/// the plan is made; else the arguments); Call is one validated call.
+/// `part` does part `i` of `n`; it never waits for another part, so parts may run in any order, even on one thread.
+template <class Problem, class Call>
+struct Implementation {
+  const char* name = "";  ///< "family:how", a literal, shorter than kNameCapacity
+  MemorySpace space = MemorySpace::host;
+  Status (*accepts)(const Problem&) noexcept = nullptr;
+  Status (*part)(const Call&, std::int32_t i, std::int32_t n) noexcept = nullptr;
+  CostModel cost;
+};
+
+/// An ordered list: the first that accepts runs, unless a name is forced.
+template <class Problem, class Call>
+struct ImplementationList {
+  static constexpr int kCapacity = 16;
+  Implementation<Problem, Call> entries[kCapacity];
+  std::int32_t count = 0;
+  char forced[kNameCapacity] = "";  ///< empty: none. A forced implementation runs or the call says why not.
+
+  /// Puts an implementation in front of (or behind) those there are. capacity_exceeded when full, invalid_argument for a
+  /// null function or a bad or taken name.
+  Status add(const Implementation<Problem, Call>& entry, bool in_front = true) noexcept;
+  /// Forces a name; empty to stop forcing. invalid_argument if no entry has it.
+  Status force(const char* name) noexcept;
+};
+
+struct AttentionProblem {
+  LayerKind kind;
+  Mode mode = Mode::fast;
+  MemorySpace space = MemorySpace::host;
+};
+struct AttendCall {
+  PlanView plan;
+  Attend args;
+};
+struct AttendGradCall {
+  PlanView plan;
+  AttendGrad args;
+};
+
+/// The implementations of each operator and the executor. A value: copy it, one per configuration; not changed by calls,
+/// which may share it between threads.
+struct Context {
+  ImplementationList<AttentionProblem, AttendCall> tree_attention;
+  ImplementationList<AttentionProblem, AttendGradCall> tree_attention_backward;
+  ImplementationList<MergeStates, MergeStates> merge_states;
+  ImplementationList<MergeStatesGrad, MergeStatesGrad> merge_states_backward;
+  ImplementationList<RopeApply, RopeApply> rope_apply;
+  ImplementationList<RopeShift, RopeShift> rope_shift;
+  ImplementationList<KvAppend, KvAppend> kv_append;
+  Executor executor;
+};
+
+/// A context with every implementation that this build has and this machine can run, best first, `cpu:portable` last.
+PREFIXSHARE_API Status create_context(Context* context) noexcept;
+/// Forces `name` for every operator that has it; invalid_argument if none does.
+Status force_implementation(Context* context, const char* name) noexcept;
+
+/// make_plan with the implementation chosen from the context (host unless `space` says device), its name and its cost
+/// constants stored in the plan. Errors: those of make_plan; the refusal of a forced implementation; backend_unavailable.
+Status make_plan(const Context& context, const Forest& forest, const LayerKind& kind, PlanOptions options, Plan* plan,
+                 MemorySpace space = MemorySpace::host) noexcept;
+Status make_plan(const Context& context, const RectangleInput& input, const LayerKind& kind, PlanOptions options,
+                 Plan* plan, MemorySpace space = MemorySpace::host) noexcept;
+
+/// The operators. Each validates, finds the implementation (for attention the one that the plan names, never another) and
+/// runs it through the executor. Contracts: at the argument types.
+Status tree_attention(const Context& context, const Plan& plan, const Attend& args) noexcept;
+Status tree_attention_backward(const Context& context, const Plan& plan, const AttendGrad& args) noexcept;
+/// Part `part` of `parts` of a call, for engines that have their own team: run every part, in any order, each once.
+Status tree_attention_part(const Context& context, const Plan& plan, const Attend& args, std::int32_t part,
+                           std::int32_t parts) noexcept;
+Status tree_attention_backward_part(const Context& context, const Plan& plan, const AttendGrad& args, std::int32_t part,
+                                    std::int32_t parts) noexcept;
+Status shared_prefix_attention(const Context& context, const Plan& plan, const SharedPrefixAttend& args) noexcept;
+Status shared_prefix_attention_backward(const Context& context, const Plan& plan,
+                                        const SharedPrefixAttendGrad& args) noexcept;
+PREFIXSHARE_API Status merge_states(const Context& context, const MergeStates& args) noexcept;
+PREFIXSHARE_API Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept;
+PREFIXSHARE_API Status rope_apply(const Context& context, const RopeApply& args) noexcept;
+PREFIXSHARE_API Status rope_shift(const Context& context, const RopeShift& args) noexcept;
+PREFIXSHARE_API Status kv_append(const Context& context, const KvAppend& args) noexcept;
+
+/// One line of an explanation: an implementation, and ok or why it declined.
+struct Verdict {
+  std::string name;
+  Status status;
+  bool runs = false;
+};
+/// What would run for a problem (a layer kind, or the arguments of a call) and why each other declined.
+template <class Problem, class Call>
+std::vector<Verdict> explain(const ImplementationList<Problem, Call>& list, const Problem& problem,
+                             MemorySpace space = MemorySpace::host);
+/// What runs this plan's forward and why each other implementation declined.
+std::vector<Verdict> explain(const Context& context, const Plan& plan);
+/// "cpu:portable  runs" / "cpu:x  unsupported: ...", a line each.
+std::string to_string(const std::vector<Verdict>& verdicts);
+
+}  // namespace v0_1
+}  // namespace prefixshare
+
+#include "prefixshare/detail/context_impl.hpp"
