@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "prefixshare/detail/macros.hpp"
+#include "prefixshare/executor.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/plan.hpp"
@@ -17,16 +18,6 @@
 
 namespace prefixshare {
 inline namespace v0_1 {
-
-/// Who runs the parts of a call. Null callback: the calling thread runs part 0 of 1. No threads are owned here.
-struct Executor {
-  std::int32_t concurrency = 1;  ///< parts a call is cut into, >= 1
-  void* user = nullptr;
-  /// Calls task(argument, i) for every i in [0, count), in any order, on any threads, and returns when all are done.
-  /// An exception that leaves it terminates the program.
-  void (*parallel_for)(void* user, std::int32_t count, void (*task)(void* argument, std::int32_t i),
-                       void* argument) = nullptr;
-};
 
 /// One implementation of an operator. Problem is what decides whether it can (for attention the layer kind and mode, when
 /// the plan is made; else the arguments); Call is one validated call.
