@@ -71,21 +71,24 @@ struct Forest {
   std::vector<std::int32_t> row_end;        ///< per node: end of the rows of its subtree
   std::vector<std::int32_t> row_map;        ///< depth-first row -> caller's row
   std::vector<std::int32_t> row_sequence;   ///< depth-first row -> sequence
+  std::vector<std::int32_t> row_order;      ///< depth-first row -> mask order
   std::vector<std::int32_t> node_of_input;  ///< input node index -> index into `nodes`
   std::uint64_t fingerprint = 0;            ///< hash of everything above; never 0 in a built forest
 
   std::int32_t rows() const noexcept { return static_cast<std::int32_t>(row_map.size()); }
   /// Path tokens up to and including node n; 0 for n == -1.
-  std::int32_t path_end(std::int32_t n) const noexcept { return n < 0 ? 0 : path_begin[n] + nodes[n].length; }
+  std::int32_t path_end(std::int32_t n) const noexcept {
+    return n < 0 ? 0 : path_begin.data()[n] + nodes.data()[n].length;
+  }
   /// Mask order of a depth-first row.
-  std::int32_t order(std::int32_t row) const noexcept;
+  std::int32_t order(std::int32_t row) const noexcept { return row_order.data()[row]; }
 };
 
-/// Builds a forest from explicit nodes. Roots may be many; zero lengths, rows and sequences are legal; nodes may come in
-/// any order. Rows are numbered by the caller: sequence 0's rows first, then sequence 1's, and so on.
-/// Iterative: a chain of 10^5 nodes is fine. On error `*forest` is unchanged.
-/// Errors: invalid_argument (index out of range, cycle, negative length, page id out of range, length_slot on an inner
-/// node), capacity_exceeded (a path or the row count passes int32), out_of_memory.
+/// Builds a forest from explicit nodes. Roots may be many; zero lengths, rows and sequences are legal; nodes may come
+/// in any order. Rows are numbered by the caller: sequence 0's rows first, then sequence 1's, and so on. Iterative: a
+/// chain of 10^5 nodes is fine. On error `*forest` is unchanged. Errors: invalid_argument (index out of range, cycle,
+/// negative length, page id out of range, length_slot on an inner node), capacity_exceeded (a path or the row count
+/// passes int32), out_of_memory.
 Status make_forest(const ForestInput& input, Forest* forest) noexcept;
 
 /// An engine's block tables: row s of `ids` (stride `row_stride`) lists the pages of sequence s in order.
