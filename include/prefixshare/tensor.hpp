@@ -2,6 +2,7 @@
 // TensorView: pointer, dtype, memory space, shape and strides of a caller's tensor. Owns nothing.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -22,8 +23,8 @@ struct TensorView {
   void* data = nullptr;
   DType dtype = DType::f32;
   MemorySpace space = MemorySpace::host;
-  std::int64_t shape[Rank] = {};
-  std::int64_t stride[Rank] = {};
+  std::int64_t shape[static_cast<std::size_t>(Rank)] = {};
+  std::int64_t stride[static_cast<std::size_t>(Rank)] = {};
 
   constexpr explicit operator bool() const noexcept { return data != nullptr; }
 
@@ -49,13 +50,13 @@ struct TensorView {
 };
 
 /// Contiguous row-major view of `data`.
-template <class T, int Rank>
-TensorView<Rank> make_view(T* data, const std::int64_t (&shape)[Rank]) noexcept {
-  TensorView<Rank> v;
+template <class T, std::size_t Rank>
+TensorView<static_cast<int>(Rank)> make_view(T* data, const std::int64_t (&shape)[Rank]) noexcept {
+  TensorView<static_cast<int>(Rank)> v;
   v.data = const_cast<std::remove_const_t<T>*>(data);
   v.dtype = dtype_of<T>;
   std::int64_t stride = 1;
-  for (int d = Rank - 1; d >= 0; --d) {
+  for (std::size_t d = Rank; d-- > 0;) {
     v.shape[d] = shape[d];
     v.stride[d] = stride;
     stride *= shape[d];
@@ -64,10 +65,11 @@ TensorView<Rank> make_view(T* data, const std::int64_t (&shape)[Rank]) noexcept 
 }
 
 /// Strided view of `data`.
-template <class T, int Rank>
-TensorView<Rank> make_view(T* data, const std::int64_t (&shape)[Rank], const std::int64_t (&stride)[Rank]) noexcept {
-  TensorView<Rank> v = make_view(data, shape);
-  for (int d = 0; d < Rank; ++d) v.stride[d] = stride[d];
+template <class T, std::size_t Rank>
+TensorView<static_cast<int>(Rank)> make_view(T* data, const std::int64_t (&shape)[Rank],
+                                             const std::int64_t (&stride)[Rank]) noexcept {
+  TensorView<static_cast<int>(Rank)> v = make_view(data, shape);
+  for (std::size_t d = 0; d < Rank; ++d) v.stride[d] = stride[d];
   return v;
 }
 
