@@ -37,23 +37,23 @@ struct LayerKind {
 /// keys are cut at absolute path positions (multiples of kInvariantChunk) and only whole chunks are shared.
 enum class Mode : std::uint8_t { fast, batch_invariant };
 
-/// automatic: the cost model decides per node; never: every sequence reads its whole path alone; always: every node with
-/// two or more readers is read once.
+/// automatic: the cost model decides per node; never: every sequence reads its whole path alone; always: every node
+/// with two or more readers is read once.
 enum class Sharing : std::uint8_t { automatic, never, always };
 
 /// Constants of an implementation's time per work item, nanoseconds on one thread:
 /// item + keys * Hkv * (D + Dv) * kv_element + pairs * Hq * (D + Dv) * mac (+ partial rows * Hq * (Dv + 1) * partial).
 struct CostModel {
-  double item = 500;          ///< starting an item
-  double kv_element = 0.4;    ///< bringing one key or value element to the arithmetic units
-  double mac = 0.12;          ///< one multiply-add
-  double partial = 1.5;       ///< writing, reading and merging one element of a partial state
+  double item = 500;        ///< starting an item
+  double kv_element = 0.4;  ///< bringing one key or value element to the arithmetic units
+  double mac = 0.12;        ///< one multiply-add
+  double partial = 1.5;     ///< writing, reading and merging one element of a partial state
 };
 
 inline constexpr std::int32_t kInvariantChunk = 512;  ///< path tokens of a chunk in batch_invariant mode
-inline constexpr std::int32_t kTileRows = 128;        ///< packed rows (query rows x group) of a row tile, at most (or group)
-inline constexpr std::int32_t kKeyBlock = 128;        ///< keys of one dK/dV owner, at most
-inline constexpr std::int32_t kPartialRowsPerRow = 8;   ///< fast mode: partial rows <= 8 * rows + kPartialRowsExtra
+inline constexpr std::int32_t kTileRows = 128;  ///< packed rows (query rows x group) of a row tile, at most (or group)
+inline constexpr std::int32_t kKeyBlock = 128;  ///< keys of one dK/dV owner, at most
+inline constexpr std::int32_t kPartialRowsPerRow = 8;  ///< fast mode: partial rows <= 8 * rows + kPartialRowsExtra
 inline constexpr std::int32_t kPartialRowsExtra = 8192;
 inline constexpr std::int32_t kPlanVersion = 1;
 inline constexpr int kNameCapacity = 32;  ///< of an implementation's name, with the terminating zero
@@ -61,7 +61,7 @@ inline constexpr int kNameCapacity = 32;  ///< of an implementation's name, with
 struct PlanOptions {
   Mode mode = Mode::fast;
   Sharing sharing = Sharing::automatic;
-  bool backward = false;                 ///< also build the transposed lists
+  bool backward = false;                ///< also build the transposed lists
   std::int32_t target_parallelism = 8;  ///< workers to balance for; an input of the plan, never read from the machine
   CostModel cost;
 };
@@ -96,11 +96,11 @@ struct RowTile {
 struct KeyRun {
   std::int32_t tile = 0;
   std::int32_t segment = 0;
-  std::int32_t token = 0;   ///< first token inside the segment
-  std::int32_t length = 0;  ///< keys; a capacity when length_slot >= 0
-  std::int32_t position = 0;         ///< mask position (path position) of the first key
-  std::int32_t first_instance = 0;   ///< instances of the tile's rows for this run, same count and order as the tile
-  std::int32_t length_slot = -1;     ///< actual keys: clamp(actual[slot] - length_origin, 0, length)
+  std::int32_t token = 0;           ///< first token inside the segment
+  std::int32_t length = 0;          ///< keys; a capacity when length_slot >= 0
+  std::int32_t position = 0;        ///< mask position (path position) of the first key
+  std::int32_t first_instance = 0;  ///< instances of the tile's rows for this run, same count and order as the tile
+  std::int32_t length_slot = -1;    ///< actual keys: clamp(actual[slot] - length_origin, 0, length)
   std::int32_t length_origin = 0;
   MaskKind mask = MaskKind::interval;
   std::int64_t first_word = 0;  ///< bits: word of row 0; row i starts at first_word + i * ceil(length / 64)
@@ -114,6 +114,7 @@ struct Item {
   std::int32_t head_begin = 0;  ///< KV heads
   std::int32_t head_end = 0;
   std::int64_t slot = -1;  ///< partial row of the tile's first row; -1: the item finishes its rows
+  bool fold = true;        ///< one state for all keys; false (batch_invariant): one per chunk, tile.count rows apart
   std::int64_t cost = 0;   ///< predicted nanoseconds of all items before this one
 };
 
@@ -123,9 +124,10 @@ struct ReduceGroup {
   std::int32_t row_count = 0;
   std::int32_t first_part = 0;  ///< into Plan::parts, in key order
   std::int32_t part_count = 0;
-  std::int32_t arrivals = 0;   ///< items that write these parts; 0: no partial states, the item writes the output
+  std::int32_t arrivals = 0;    ///< items that write these parts; 0: no partial states, the item writes the output
   std::int32_t first_tile = 0;  ///< into Plan::group_tiles: where the rows are in each tile (backward)
   std::int32_t tile_count = 0;
+  std::int64_t cost = 0;  ///< predicted dQ nanoseconds of all groups before this one (backward plans)
 };
 
 /// Rows of a reduce group inside a tile: tile rows [offset, offset + row_count).
@@ -151,13 +153,14 @@ struct PlanHeader {
   Sharing sharing = Sharing::automatic;
   bool backward = false;
   std::int32_t target_parallelism = 1;
-  std::int32_t rows = 0;               ///< query rows of a call, q.shape[0]
-  std::int32_t tile_rows = 0;          ///< largest RowTile::count
-  std::int32_t length_slots = 0;       ///< entries that a call's actual_lengths must have
-  std::int64_t partial_rows = 0;       ///< rows of partial state in the workspace
-  std::int64_t total_cost = 0;         ///< predicted forward nanoseconds on one thread
-  std::int64_t total_block_cost = 0;   ///< the same of the key blocks
-  std::uint64_t fingerprint = 0;       ///< of the forest or the rectangles
+  std::int32_t rows = 0;              ///< query rows of a call, q.shape[0]
+  std::int32_t tile_rows = 0;         ///< largest RowTile::count
+  std::int32_t length_slots = 0;      ///< entries that a call's actual_lengths must have
+  std::int64_t partial_rows = 0;      ///< rows of partial state in the workspace
+  std::int64_t total_cost = 0;        ///< predicted forward nanoseconds on one thread
+  std::int64_t total_group_cost = 0;  ///< the same of dQ over the reduce groups
+  std::int64_t total_block_cost = 0;  ///< the same of dK and dV over the key blocks
+  std::uint64_t fingerprint = 0;      ///< of the forest or the rectangles
   LayerKind kind;
   char implementation[kNameCapacity] = "cpu:portable";
   char backward_implementation[kNameCapacity] = "";
@@ -214,10 +217,10 @@ bool operator==(const LayerKind& a, const LayerKind& b) noexcept;
 bool operator==(const Plan& a, const Plan& b) noexcept;
 inline bool operator!=(const Plan& a, const Plan& b) noexcept { return !(a == b); }
 
-/// Lowers a forest for one layer kind. May allocate; reuses the plan's memory; on error `*plan` is unspecified but valid
-/// to destroy or rebuild. Deterministic in its arguments. Sharing never loses: where the cost model sees nothing to gain
-/// the plan equals the one of Sharing::never. Bits of the operators are a function of (plan, implementation, inputs).
-/// This form plans for the typed operators; with a Context use the overload of context.hpp, which picks the
+/// Lowers a forest for one layer kind. May allocate; reuses the plan's memory; on error `*plan` is unspecified but
+/// valid to destroy or rebuild. Deterministic in its arguments. Sharing never loses: where the cost model sees nothing
+/// to gain the plan equals the one of Sharing::never. Bits of the operators are a function of (plan, implementation,
+/// inputs). This form plans for the typed operators; with a Context use the overload of context.hpp, which picks the
 /// implementation and its cost constants.
 /// Errors: invalid_argument (head counts, dims, window, dtype, target_parallelism), capacity_exceeded, out_of_memory.
 Status make_plan(const Forest& forest, const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept;
@@ -235,8 +238,8 @@ struct Rectangle {
 };
 
 /// Any pattern that is not a forest: Hogwild fragments, diffusion streams, a ring step. `rows[i].delta` is the delta
-/// itself here, not an index. A row's keys are merged in the order of the rectangles. A query row that no rectangle names
-/// is an empty row.
+/// itself here, not an index. A row's keys are merged in the order of the rectangles. A query row that no rectangle
+/// names is an empty row.
 struct RectangleInput {
   Span<const PoolShape> pools;
   Span<const std::int32_t> pages;
@@ -263,9 +266,10 @@ PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept;
 /// For kv_append: per query row, the slot of `pool` that holds the row's token (page * page_size + slot) and the RoPE
 /// position of its key in the segment's frame; slot -1 where the token lies in another pool, is beyond the path, or is
 /// another row's to write (rows that share a token: the first row in depth-first order writes it).
-/// Spans have forest.rows() elements. Errors: invalid_argument.
-Status append_slots(const Forest& forest, std::int32_t pool, Span<std::int64_t> slots,
-                    Span<std::int32_t> positions) noexcept;
+/// Spans have forest.rows() elements. `actual_lengths` as in Attend; empty: capacities.
+/// Errors: invalid_argument, out_of_memory.
+Status append_slots(const Forest& forest, std::int32_t pool, Span<std::int64_t> slots, Span<std::int32_t> positions,
+                    Span<const std::int32_t> actual_lengths = {}) noexcept;
 
 /// A few lines of text: header, counts, then at most `max_items` items.
 std::string to_string(const Plan& plan, int max_items = 20);
