@@ -22,7 +22,9 @@ function(prefixshare_header_library component)
   set(target prefixshare_${component})
   add_library(${target} INTERFACE)
   add_library(prefixshare::${component} ALIAS ${target})
-  set_target_properties(${target} PROPERTIES EXPORT_NAME ${component})
+  set_target_properties(${target} PROPERTIES
+    EXPORT_NAME ${component}
+    INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
   target_compile_features(${target} INTERFACE cxx_std_17)
   target_link_libraries(${target} INTERFACE ${arg_LINK})
   target_sources(${target} INTERFACE FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}/include FILES ${arg_FILES})
