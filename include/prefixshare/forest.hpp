@@ -132,9 +132,9 @@ struct ForestStats {
   std::int64_t sequences = 0;
   std::int64_t nodes = 0;
   std::int64_t roots = 0;
-  std::int64_t depth = 0;           ///< nodes on the longest path
+  std::int64_t depth = 0;           ///< nodes on the deepest path of a sequence
   std::int64_t rows = 0;            ///< query rows
-  std::int64_t max_path = 0;        ///< tokens of the longest path
+  std::int64_t max_path = 0;        ///< tokens of the longest path of a sequence
   std::int64_t logical_tokens = 0;  ///< sum of path lengths over sequences
   std::int64_t unique_tokens = 0;   ///< distinct physical (pool, page, slot) on the paths of sequences
 
@@ -154,4 +154,6 @@ std::string to_string(const Forest& forest, int max_nodes = 40);
 }  // namespace v0_1
 }  // namespace prefixshare
 
+#include "prefixshare/detail/forest_builders_impl.hpp"
 #include "prefixshare/detail/forest_impl.hpp"
+#include "prefixshare/detail/forest_stats_impl.hpp"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forest from explicit nodes: checks, depth-first order, rows, fingerprint; accounting and text.
+// Forest from explicit nodes: checks, depth-first order, rows, fingerprint.
 #pragma once
 
 #include <algorithm>
@@ -95,6 +95,16 @@ std::int32_t node_on_cycle(std::int32_t count, const std::vector<std::int32_t>& 
 inline Status refuse_cycle(const char* op, const char* argument, const char* field, std::int32_t node,
                            std::int32_t parent) noexcept {
   return refuse(StatusCode::invalid_argument, op, argument, node, field, parent, "not a descendant of", node);
+}
+
+/// Every parent in [-1, number of nodes).
+inline Status check_parent_range(const char* op, Span<const std::int32_t> parents) noexcept {
+  constexpr StatusCode kInvalid = StatusCode::invalid_argument;
+  for (std::int64_t i = 0; i < parents.size(); ++i) {
+    if (parents[i] < -1) return refuse(kInvalid, op, "parents", i, "", parents[i], ">=", -1);
+    if (parents[i] >= parents.size()) return refuse(kInvalid, op, "parents", i, "", parents[i], "<", parents.size());
+  }
+  return {};
 }
 
 /// Checks the arrays of a ForestInput; topology (cycles) and sums are checked while the forest is laid out.
