@@ -7,6 +7,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "prefixshare/detail/macros.hpp"
+
 namespace prefixshare {
 inline namespace v0_1 {
 
@@ -52,7 +54,7 @@ inline constexpr DType dtype_of = DTypeOf<std::remove_const_t<T>>::value;
 namespace detail {
 
 template <class To, class From>
-To bit_cast(From from) noexcept {
+PREFIXSHARE_HD To bit_cast(From from) noexcept {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof(To));
@@ -69,8 +71,8 @@ inline float to_float(Float16 x) noexcept {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(x.bits & 0x7fffu) << 13;
   const float scaled = detail::bit_cast<float>(magnitude) * 0x1p112f;  // moves the exponent bias from 15 to 127
   const std::uint32_t finite = detail::bit_cast<std::uint32_t>(scaled);
-  const std::uint32_t bits = (x.bits & 0x7c00u) == 0x7c00u ? (magnitude | 0x7f800000u) : finite;
-  return detail::bit_cast<float>(bits | static_cast<std::uint32_t>(x.bits & 0x8000u) << 16);
+  const std::uint32_t special = (x.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN
+  return detail::bit_cast<float>(finite | special | static_cast<std::uint32_t>(x.bits & 0x8000u) << 16);
 }
 
 /// f32 to bf16, round to nearest even; NaN stays NaN (quiet), overflow gives infinity.
@@ -147,10 +149,14 @@ namespace detail {
 template <class F>
 auto with_storage(DType t, F&& f) {
   switch (t) {
-    case DType::f64: return f(double{});
-    case DType::f16: return f(Float16{});
-    case DType::bf16: return f(BFloat16{});
-    case DType::f32: break;
+    case DType::f64:
+      return f(double{});
+    case DType::f16:
+      return f(Float16{});
+    case DType::bf16:
+      return f(BFloat16{});
+    case DType::f32:
+      break;
   }
   return f(float{});
 }
