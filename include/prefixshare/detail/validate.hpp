@@ -163,15 +163,14 @@ inline const char* stride_field(int d) noexcept {
 }
 
 /// The lengths that a view must have; -1: any.
-template <int Rank>
 struct Shape {
-  std::int64_t length[Rank];
+  std::int64_t length[kMaxRank];
 };
 
 /// Lengths >= 0 and as wanted (-1: any), whose product fits int64 even without its zeros. Sets whether there are
 /// elements.
 template <int Rank>
-Status check_shape(Where at, const TensorView<Rank>& view, const Shape<Rank>& want, bool* empty) noexcept {
+Status check_shape(Where at, const TensorView<Rank>& view, const Shape& want, bool* empty) noexcept {
   std::int64_t product = 1;
   *empty = false;
   for (int d = 0; d < Rank; ++d) {
@@ -224,7 +223,7 @@ Status check_no_self_overlap(Where at, const TensorView<Rank>& view) noexcept {
 /// Everything about one view: present, shape (-1: any length), strides, alignment, dtype, space, in this order.
 /// Absent and not required, or absent without elements, is ok.
 template <int Rank>
-Status check_view(Where at, const TensorView<Rank>& view, const Shape<Rank>& shape, ViewRule rule = {}) noexcept {
+Status check_view(Where at, const TensorView<Rank>& view, const Shape& shape, ViewRule rule = {}) noexcept {
   if (!view && !rule.required) return {};
   bool empty = false;
   const Status wrong_shape = check_shape(at, view, shape, &empty);
