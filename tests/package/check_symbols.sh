@@ -26,7 +26,7 @@ if printf '%s\n' "$shown" | grep -v '^prefixshare::'; then
   exit 1
 fi
 shown=$(printf '%s\n' "$shown" | sed 's/(.*//; s/.*:://' | sort -u)
-marked=$(grep -rhoE 'PREFIXSHARE_API [^(]*\(' "$include" | sed -E 's/.*[ *&]([a-z0-9_]+)\($/\1/' | sort -u)
+marked=$(grep -rhE '^ *PREFIXSHARE_API .*\(' "$include" | sed -E 's/\(.*//; s/.*[ *&]//' | sort -u)
 if [ "$shown" != "$marked" ]; then
   printf '%s shows\n%s\nthe headers mark\n%s\n' "$library" "$shown" "$marked"
   exit 1
