@@ -85,21 +85,33 @@ struct Distance {
   std::int64_t odd = -1;  ///< first element that is not finite as the reference has it: NaN for NaN, the same infinity
 };
 
+/// Elements of a view.
+template <int Rank>
+std::int64_t count_of(const TensorView<Rank>& x) {
+  std::int64_t count = 1;
+  for (std::int64_t n : x.shape) count *= n;
+  return count;
+}
+
+/// Offset of the i-th element of a strided view, row-major.
+template <int Rank>
+std::int64_t offset_of(const TensorView<Rank>& x, std::int64_t i) {
+  std::int64_t at = 0;
+  for (int d = Rank - 1; d >= 0; --d) {
+    at += i % x.shape[d] * x.stride[d];
+    i /= x.shape[d];
+  }
+  return at;
+}
+
 /// Every element of a strided host tensor as f64, row-major.
 template <int Rank>
 std::vector<double> to_doubles(const TensorView<Rank>& x) {
-  std::int64_t count = 1;
-  for (std::int64_t n : x.shape) count *= n;
-  std::vector<double> out(static_cast<std::size_t>(std::max<std::int64_t>(count, 0)));
-  detail::with_storage(x.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::int64_t at = 0, rest = i;
-      for (int d = Rank - 1; d >= 0; --d) {
-        at += rest % x.shape[d] * x.stride[d];
-        rest /= x.shape[d];
-      }
-      out[static_cast<std::size_t>(i)] = load_as<double>(static_cast<const T*>(x.data)[at]);
+  std::vector<double> out(static_cast<std::size_t>(count_of(x)));
+  prefixshare::detail::with_storage(x.dtype, [&](auto tag) {
+    const auto* data = static_cast<const decltype(tag)*>(x.data);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] = load_as<double>(data[offset_of(x, static_cast<std::int64_t>(i))]);
     }
   });
   return out;
@@ -109,7 +121,7 @@ inline std::vector<double> to_doubles(Span<const float> x) { return std::vector<
 
 /// Rounded to a storage type and back.
 inline double round_to(DType t, double x) noexcept {
-  return detail::with_storage(t, [x](auto tag) { return load_as<double>(store_as<decltype(tag)>(x)); });
+  return prefixshare::detail::with_storage(t, [x](auto tag) { return load_as<double>(store_as<decltype(tag)>(x)); });
 }
 
 namespace detail {
@@ -226,19 +238,11 @@ inline Comparison compare_16bit(Span<const double> x, const Expected& e, Span<co
 template <int Rank>
 bool same_bits(const TensorView<Rank>& a, const TensorView<Rank>& b) {
   if (a.dtype != b.dtype || !std::equal(a.shape, a.shape + Rank, b.shape)) return false;
-  std::int64_t count = 1;
-  for (std::int64_t n : a.shape) count *= n;
-  const std::size_t bytes = static_cast<std::size_t>(size_of(a.dtype));
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::int64_t at_a = 0, at_b = 0, rest = i;
-    for (int d = Rank - 1; d >= 0; --d) {
-      at_a += rest % a.shape[d] * a.stride[d];
-      at_b += rest % a.shape[d] * b.stride[d];
-      rest /= a.shape[d];
-    }
-    const char* x = static_cast<const char*>(a.data) + at_a * size_of(a.dtype);
-    const char* y = static_cast<const char*>(b.data) + at_b * size_of(a.dtype);
-    if (std::memcmp(x, y, bytes) != 0) return false;
+  const std::int64_t bytes = size_of(a.dtype);
+  for (std::int64_t i = 0; i < count_of(a); ++i) {
+    const char* x = static_cast<const char*>(a.data) + offset_of(a, i) * bytes;
+    const char* y = static_cast<const char*>(b.data) + offset_of(b, i) * bytes;
+    if (std::memcmp(x, y, static_cast<std::size_t>(bytes)) != 0) return false;
   }
   return true;
 }
