@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the units of a call (rows, tokens) are divided among its parts.
+#pragma once
+
+#include <cstdint>
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace detail {
+
+struct Range {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+/// Units of part `part` of `parts`: consecutive, and the sizes of two parts differ by at most one.
+constexpr Range part_range(std::int64_t units, std::int32_t part, std::int32_t parts) noexcept {
+  const std::int64_t each = units / parts;
+  const std::int64_t longer = units % parts;
+  const std::int64_t begin = part * each + (part < longer ? part : longer);
+  return {begin, begin + each + (part < longer ? 1 : 0)};
+}
+
+}  // namespace detail
+}  // namespace v0_1
+}  // namespace prefixshare

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// What merge_states, rope and kv_append ask of their arguments before anything is written. Arguments are checked in the
+// order of their struct, then overlaps. `space` is the memory space of the implementation that is to run.
+#pragma once
+
+#include <cstdint>
+
+#include "prefixshare/detail/validate.hpp"
+#include "prefixshare/kv_append.hpp"
+#include "prefixshare/merge_states.hpp"
+#include "prefixshare/rope.hpp"
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace detail {
+
+/// Names of a state's two tensors within an operator's arguments.
+struct StateNames {
+  const char* op;
+  const char* o;
+  const char* lse;
+  std::int64_t index = -1;
+};
+
+/// One state of `rows` x `heads` x `Dv` (-1: any).
+inline Status check_state(StateNames at, const State& state, const Shape& shape, bool output,
+                          MemorySpace space) noexcept {
+  ViewRule rule;
+  rule.output = output;
+  rule.space = space;
+  if (Status s = check_view({at.op, at.o, at.index}, state.o, shape, rule)) return s;
+  rule.unit_inner = false;
+  rule.strides = StrideRule::nonnegative;
+  rule.dtypes = kLseDType;
+  return check_view({at.op, at.lse, at.index}, state.lse, {{state.o.shape[0], state.o.shape[1]}}, rule);
+}
+
+/// An array of states, each of one shape.
+inline Status check_states(StateNames at, const char* array, Span<const State> states, const Shape& shape, bool output,
+                           MemorySpace space) noexcept {
+  if (states.size() < 0) return failure({at.op, array}, "size", states.size(), ">=", 0);
+  if (states.size() > 0 && !states.data()) return failure({at.op, array}, "data", 0, "!=", 0, StatusUnit::pointer);
+  for (at.index = 0; at.index < states.size(); ++at.index) {
+    if (Status s = check_state(at, states[at.index], shape, output, space)) return s;
+  }
+  return {};
+}
+
+inline Shape shape_of(const TensorView<3>& view) noexcept { return {{view.shape[0], view.shape[1], view.shape[2]}}; }
+
+/// Neither tensor of `output` meets a tensor of `other`.
+inline Status check_states_apart(StateNames at, const State& output, const State& other) noexcept {
+  const Where o{at.op, at.o, at.index};
+  const Where lse{at.op, at.lse, at.index};
+  if (Status s = check_apart(o, output.o, other.o)) return s;
+  if (Status s = check_apart(o, output.o, other.lse)) return s;
+  if (Status s = check_apart(lse, output.lse, other.o)) return s;
+  return check_apart(lse, output.lse, other.lse);
+}
+
+inline Status validate(const MergeStates& args, MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* kOp = "merge_states";
+  if (Status s = check_state({kOp, "out.o", "out.lse"}, args.out, {{-1, -1, -1}}, true, space)) return s;
+  const Shape shape = shape_of(args.out.o);
+  if (Status s = check_states({kOp, "parts.o", "parts.lse"}, "parts", args.parts, shape, false, space)) return s;
+  if (Status s = check_apart({kOp, "out.lse"}, args.out.lse, args.out.o)) return s;
+  for (std::int64_t p = 0; p < args.parts.size(); ++p) {
+    const State& part = args.parts[p];
+    if (same_view(part.o, args.out.o) && same_view(part.lse, args.out.lse)) continue;
+    if (Status s = check_states_apart({kOp, "parts.o", "parts.lse", p}, part, args.out)) return s;
+  }
+  return {};
+}
+
+/// No output of merge_states_backward meets anything else.
+inline Status check_overlap(const MergeStatesGrad& args) noexcept {
+  for (std::int64_t p = 0; p < args.dparts.size(); ++p) {
+    const State& output = args.dparts[p];
+    const StateNames at{"merge_states_backward", "dparts.o", "dparts.lse", p};
+    for (const State& part : args.parts) {
+      if (Status s = check_states_apart(at, output, part)) return s;
+    }
+    for (std::int64_t other = 0; other < p; ++other) {
+      if (Status s = check_states_apart(at, output, args.dparts[other])) return s;
+    }
+    if (Status s = check_states_apart(at, output, args.out)) return s;
+    if (Status s = check_states_apart(at, output, {args.dout, args.dlse})) return s;
+    if (Status s = check_apart({at.op, at.lse, p}, output.lse, output.o)) return s;
+  }
+  return {};
+}
+
+inline Status validate(const MergeStatesGrad& args, MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* kOp = "merge_states_backward";
+  if (Status s = check_state({kOp, "out.o", "out.lse"}, args.out, {{-1, -1, -1}}, false, space)) return s;
+  const Shape shape = shape_of(args.out.o);
+  if (Status s = check_states({kOp, "parts.o", "parts.lse"}, "parts", args.parts, shape, false, space)) return s;
+  ViewRule rule;
+  rule.space = space;
+  if (Status s = check_view({kOp, "dout"}, args.dout, shape, rule)) return s;
+  rule.required = false;
+  rule.unit_inner = false;
+  rule.strides = StrideRule::nonnegative;
+  rule.dtypes = kLseDType;
+  if (Status s = check_view({kOp, "dlse"}, args.dlse, {{shape.length[0], shape.length[1]}}, rule)) return s;
+  if (args.dparts.size() != args.parts.size()) {
+    return failure({kOp, "dparts"}, "size", args.dparts.size(), "==", args.parts.size());
+  }
+  if (Status s = check_states({kOp, "dparts.o", "dparts.lse"}, "dparts", args.dparts, shape, true, space)) return s;
+  return check_overlap(args);
+}
+
+/// x and out of both rope operators: one shape, one dtype, the same view or apart.
+inline Status check_rope_rows(const char* op, const TensorView<3>& x, const TensorView<3>& out, const RopeTable& table,
+                              MemorySpace space) noexcept {
+  ViewRule rule;
+  rule.space = space;
+  if (Status s = check_view({op, "x"}, x, {{-1, -1, -1}}, rule)) return s;
+  rule.output = true;
+  rule.dtypes = dtype_set(x.dtype);
+  if (Status s = check_view({op, "out"}, out, shape_of(x), rule)) return s;
+  if (Status s = check_rope({op, "table"}, table, x.shape[2])) return s;
+  return same_view(x, out) ? Status{} : check_apart({op, "out"}, out, x);
+}
+
+inline Status validate(const RopeApply& args, MemorySpace space = MemorySpace::host) noexcept {
+  if (Status s = check_rope_rows("rope_apply", args.x, args.out, args.table, space)) return s;
+  return check_array({"rope_apply", "positions"}, args.positions, args.x.shape[0]);
+}
+
+inline Status validate(const RopeShift& args, MemorySpace space = MemorySpace::host) noexcept {
+  if (Status s = check_rope_rows("rope_shift", args.x, args.out, args.table, space)) return s;
+  const std::int64_t want = args.deltas.size() == 1 ? 1 : args.x.shape[0];
+  return check_array({"rope_shift", "deltas"}, args.deltas, want);
+}
+
+inline Status check_kv_scale(Where at, const KvScale& scale) noexcept {
+  if (scale.granularity > ScaleGranularity::page) {
+    return failure(at, "granularity", static_cast<int>(scale.granularity),
+                   "<=", static_cast<int>(ScaleGranularity::page));
+  }
+  const bool needed = scale.granularity != ScaleGranularity::none;
+  return needed && !scale.data ? failure(at, "data", 0, "!=", 0, StatusUnit::pointer) : Status{};
+}
+
+/// Sources and pool of kv_append: k, and v with pool.v or neither.
+inline Status check_append_views(const KvAppend& args, MemorySpace space) noexcept {
+  constexpr const char* kOp = "kv_append";
+  ViewRule source;
+  source.space = space;
+  ViewRule pool = source;
+  pool.output = true;
+  pool.strides = StrideRule::any;
+  const std::int64_t tokens = args.slots.size();
+  const TensorView<4>& k = args.pool.k;
+  if (Status s = check_view({kOp, "pool.k"}, k, {{-1, -1, -1, -1}}, pool)) return s;
+  if (Status s = check_view({kOp, "k"}, args.k, {{tokens, k.shape[2], k.shape[3]}}, source)) return s;
+  if (!args.v && !args.pool.v) return {};
+  if (Status s = check_view({kOp, "pool.v"}, args.pool.v, {{k.shape[0], k.shape[1], k.shape[2], -1}}, pool)) return s;
+  return check_view({kOp, "v"}, args.v, {{tokens, k.shape[2], args.pool.v.shape[3]}}, source);
+}
+
+inline Status check_append_overlap(const KvAppend& args) noexcept {
+  constexpr const char* kOp = "kv_append";
+  if (Status s = check_apart({kOp, "pool.k"}, args.pool.k, args.k)) return s;
+  if (Status s = check_apart({kOp, "pool.k"}, args.pool.k, args.v)) return s;
+  if (Status s = check_apart({kOp, "pool.v"}, args.pool.v, args.k)) return s;
+  if (Status s = check_apart({kOp, "pool.v"}, args.pool.v, args.v)) return s;
+  return check_apart({kOp, "pool.v"}, args.pool.v, args.pool.k);
+}
+
+inline Status validate(const KvAppend& args, MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* kOp = "kv_append";
+  if (Status s = check_array({kOp, "slots"}, args.slots, args.slots.size() < 0 ? 0 : args.slots.size())) return s;
+  if (Status s = check_append_views(args, space)) return s;
+  if (Status s = check_kv_scale({kOp, "pool.k_scale"}, args.pool.k_scale)) return s;
+  if (Status s = check_kv_scale({kOp, "pool.v_scale"}, args.pool.v_scale)) return s;
+  const std::int64_t capacity = args.pool.k.shape[0] * args.pool.k.shape[1];
+  for (std::int64_t t = 0; t < args.slots.size(); ++t) {
+    if (args.slots[t] < -1) return failure({kOp, "slots", t}, "", args.slots[t], ">=", -1);
+    if (args.slots[t] >= capacity) return failure({kOp, "slots", t}, "", args.slots[t], "<", capacity);
+  }
+  if (args.rope) {
+    if (Status s = check_array({kOp, "positions"}, args.positions, args.slots.size())) return s;
+    if (Status s = check_rope({kOp, "rope"}, *args.rope, args.k.shape[2])) return s;
+  }
+  return check_append_overlap(args);
+}
+
+}  // namespace detail
+}  // namespace v0_1
+}  // namespace prefixshare
