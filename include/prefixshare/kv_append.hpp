@@ -11,7 +11,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 
 /// For each token t with slots[t] >= 0: pool.k[slot] = R(positions[t]) k[t] (times mscale; unrotated without a table),
-/// pool.v[slot] = v[t], where slot = page * page_size + slot in page. With a KV scale the value stored is value / scale.
+/// pool.v[slot] = v[t], where slot = page * page_size + slot in page. With a KV scale, value / scale is stored.
 /// k: [tokens, Hkv, D], v: [tokens, Hkv, Dv], any storage types; arithmetic f32 (f64 if any is f64), one rounding.
 /// pool: as KvPool; its bias is not touched. Slots that are not named keep their bits.
 /// `slots` come from append_slots or from the engine; a slot that two tokens name is invalid_argument only where it is

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_states: attention states of disjoint key sets become one. Contract and argument types, and the named conversions
-// of foreign lse conventions.
+// merge_states: attention states of disjoint key sets become one. Contract and argument types, and the named
+// conversions of foreign lse conventions.
 #pragma once
 
 #include <cmath>
@@ -15,20 +15,20 @@ namespace prefixshare {
 inline namespace v0_1 {
 
 /// The attention of rows over a key set: o [rows, H, Dv] (innermost stride 1) and lse [rows, H] (any strides >= 0, so
-/// that [H, rows] memory is a view too), f32, or f64 when o is f64.
+/// that [H, rows] memory is a view too), f32 or f64.
 struct State {
   TensorView<3> o;
   TensorView<2> lse;
 };
 
-/// n-way merge: m = max lse_p, lse = m + log(sum exp(lse_p - m)), o = sum exp(lse_p - lse) o_p, summed in argument order.
-/// o of every part: f64 | f32 | f16 | bf16, the same shape; out.o any of these. Arithmetic f32 (f64 if any o is f64).
-/// lse: NATURAL log; an empty key set is o = 0, lse = -inf: the neutral element, bit for bit, whatever its o holds.
-/// Aliasing: `out` may equal one part exactly (in place); any other overlap is invalid_argument. A row slice is a view.
-/// Empty: n = 0 gives o = 0, lse = -inf; rows == 0 writes nothing. NaN: in that (row, head) only.
-/// Two parts commute bit for bit; more agree in any order and grouping within the rounding of f32.
-/// Workspace none. Bits do not depend on the number of parts of the call. Errors: invalid_argument, backend_unavailable.
-/// Source: Juravsky et al., "Hydragen", 2024, section 3.1.
+/// n-way merge: m = max lse_p, lse = m + log(sum exp(lse_p - m)), o = sum exp(lse_p - lse) o_p, in argument order.
+/// o of every part: f64 | f32 | f16 | bf16, the same shape; out.o any of these. Arithmetic f32 (f64 if any o or lse
+/// is). lse: NATURAL log; an empty key set is o = 0, lse = -inf: the neutral element, bit for bit, whatever its o
+/// holds. Aliasing: `out` may equal one part exactly (in place); any other overlap is invalid_argument. A row slice is
+/// a view. Empty: n = 0 gives o = 0, lse = -inf; rows == 0 writes nothing. NaN: in that (row, head) only. Two parts
+/// commute bit for bit; more agree in any order and grouping within the rounding of f32. Workspace none. Bits do not
+/// depend on the parts of the call. Errors: invalid_argument, backend_unavailable. Source: Juravsky et al., "Hydragen",
+/// 2024, section 3.1.
 struct MergeStates {
   Span<const State> parts;
   State out;
