@@ -22,13 +22,13 @@ struct State {
 };
 
 /// n-way merge: m = max lse_p, lse = m + log(sum exp(lse_p - m)), o = sum exp(lse_p - lse) o_p, in argument order.
-/// o of every part: f64 | f32 | f16 | bf16, the same shape; out.o any of these. Arithmetic f32 (f64 if any o or lse
-/// is). lse: NATURAL log; an empty key set is o = 0, lse = -inf: the neutral element, bit for bit, whatever its o
-/// holds. Aliasing: `out` may equal one part exactly (in place); any other overlap is invalid_argument. A row slice is
-/// a view. Empty: n = 0 gives o = 0, lse = -inf; rows == 0 writes nothing. NaN: in that (row, head) only. Two parts
-/// commute bit for bit; more agree in any order and grouping within the rounding of f32. Workspace none. Bits do not
-/// depend on the parts of the call. Errors: invalid_argument, backend_unavailable. Source: Juravsky et al., "Hydragen",
-/// 2024, section 3.1.
+/// o of every part: f64 | f32 | f16 | bf16, the same shape; out.o any of these. Arithmetic f32, f64 if any tensor is.
+/// lse: NATURAL log; an empty key set is o = 0, lse = -inf: the neutral element, bit for bit, whatever its o holds.
+/// Aliasing: `out` may equal one part exactly (in place); any other overlap is invalid_argument. A row slice is a view.
+/// Empty: n = 0 gives o = 0, lse = -inf; rows == 0 writes nothing. NaN: in that (row, head) only.
+/// Two parts commute bit for bit; more agree in any order and grouping within the rounding of f32.
+/// Workspace none. Bits do not depend on the parts of the call. Errors: invalid_argument, backend_unavailable.
+/// Source: Juravsky et al., "Hydragen", 2024, section 3.1.
 struct MergeStates {
   Span<const State> parts;
   State out;
