@@ -220,14 +220,18 @@ class BlockTableForest {
     return {};
   }
 
-  /// Where sequences end, and where the last page of a radix node with children does.
+  /// Where sequences end, and where the last page of a radix node with several children does. Before an only child the
+  /// rest of the page belongs to the child.
   void find_cuts(const std::vector<std::int32_t>& ends) {
     for (std::size_t s = 0; s < ends.size(); ++s) {
       if (ends[s] >= 0) cuts_.push_back({ends[s], in_.kv_len.data()[s]});
     }
+    std::vector<char> has_child(static_cast<std::size_t>(tree_.size()), 0);
     for (std::int32_t i = 0; i < tree_.size(); ++i) {
       const RadixTree::Node& n = tree_.node(i);
-      if (n.parent >= 0) cuts_.push_back({n.parent, n.begin * page_size_});
+      if (n.parent < 0) continue;
+      if (has_child.data()[n.parent]) cuts_.push_back({n.parent, n.begin * page_size_});
+      has_child.data()[n.parent] = 1;
     }
     std::sort(cuts_.begin(), cuts_.end());
     cuts_.erase(std::unique(cuts_.begin(), cuts_.end()), cuts_.end());
@@ -237,23 +241,30 @@ class BlockTableForest {
   void add_nodes() {
     std::vector<std::int32_t> last_cut(static_cast<std::size_t>(tree_.size()));
     const auto count = static_cast<std::int32_t>(cuts_.size());
-    std::int32_t first_page = 0;
+    std::int32_t list_begin = 0, list_page = 0;  // where the page list lies, and the path's page that it starts with
     for (std::int32_t k = 0; k < count; ++k) last_cut.data()[cuts_.data()[k].radix_node] = k;
     for (std::int32_t k = 0; k < count; ++k) {
       const Cut cut = cuts_.data()[k];
-      const RadixTree::Node& radix = tree_.node(cut.radix_node);
+      const std::int32_t above = tree_.node(cut.radix_node).parent;
       const bool goes_on = k > 0 && cuts_.data()[k - 1].radix_node == cut.radix_node;
+      const std::int32_t parent = goes_on ? k - 1 : above < 0 ? -1 : last_cut.data()[above];
+      const std::int32_t begin = parent < 0 ? 0 : cuts_.data()[parent].end;
       if (!goes_on) {
-        const RadixTree::String label = tree_.label(cut.radix_node);
-        first_page = static_cast<std::int32_t>(out_.pages.size());
-        out_.pages.insert(out_.pages.end(), label.begin(), label.end());
+        list_begin = static_cast<std::int32_t>(out_.pages.size());
+        list_page = begin / page_size_;
+        add_pages(cut.radix_node, list_page);
       }
-      const std::int32_t begin = goes_on ? cuts_.data()[k - 1].end : radix.begin * page_size_;
-      const std::int32_t parent = goes_on ? k - 1 : radix.parent < 0 ? -1 : last_cut.data()[radix.parent];
-      const std::int32_t page = first_page + begin / page_size_ - radix.begin;
-      out_.segments.push_back({0, page, begin % page_size_, cut.end - begin});
+      out_.segments.push_back({0, list_begin + begin / page_size_ - list_page, begin % page_size_, cut.end - begin});
       out_.nodes.push_back({parent, k, 0, cut.end - begin});
     }
+  }
+
+  /// The pages of a radix node, and before them the one above where a cut left a part of that.
+  void add_pages(std::int32_t radix_node, std::int32_t first_path_page) {
+    const RadixTree::Node& n = tree_.node(radix_node);
+    if (first_path_page < n.begin) out_.pages.push_back(tree_.label(n.parent)[tree_.node(n.parent).length - 1]);
+    const RadixTree::String label = tree_.label(radix_node);
+    out_.pages.insert(out_.pages.end(), label.begin(), label.end());
   }
 
   void add_sequences(const std::vector<std::int32_t>& ends) {
