@@ -52,6 +52,7 @@ int main() {
   ps::throw_if_error(ps::tree_attention(context, plan, args));
 
   const auto near = [](double got, double want) { return std::abs(got - want) < 1e-5; };
-  const bool right = near(o[0], 3.0) && near(o[kDim], 4.25) && near(lse[0], std::log(7.0)) && near(lse[1], std::log(8.0));
+  const bool right =
+      near(o[0], 3.0) && near(o[kDim], 4.25) && near(lse[0], std::log(7.0)) && near(lse[1], std::log(8.0));
   return right ? 0 : 1;
 }
