@@ -19,9 +19,9 @@
 namespace prefixshare {
 inline namespace v0_1 {
 
-/// One implementation of an operator. Problem is what decides whether it can (for attention the layer kind and mode, when
-/// the plan is made; else the arguments); Call is one validated call.
-/// `part` does part `i` of `n`; it never waits for another part, so parts may run in any order, even on one thread.
+/// One implementation of an operator. Problem is what decides whether it can (for attention the layer kind and mode,
+/// when the plan is made; else the arguments); Call is one validated call. `part` does part `i` of `n`; it never waits
+/// for another part, so parts may run in any order, even on one thread.
 template <class Problem, class Call>
 struct Implementation {
   const char* name = "";  ///< "family:how", a literal, shorter than kNameCapacity
@@ -39,8 +39,8 @@ struct ImplementationList {
   std::int32_t count = 0;
   char forced[kNameCapacity] = "";  ///< empty: none. A forced implementation runs or the call says why not.
 
-  /// Puts an implementation in front of (or behind) those there are. capacity_exceeded when full, invalid_argument for a
-  /// null function or a bad or taken name.
+  /// Puts an implementation in front of (or behind) those there are. capacity_exceeded when full, invalid_argument for
+  /// a null function or a bad or taken name.
   Status add(const Implementation<Problem, Call>& entry, bool in_front = true) noexcept;
   /// Forces a name; empty to stop forcing. invalid_argument if no entry has it.
   Status force(const char* name) noexcept;
@@ -51,17 +51,8 @@ struct AttentionProblem {
   Mode mode = Mode::fast;
   MemorySpace space = MemorySpace::host;
 };
-struct AttendCall {
-  PlanView plan;
-  Attend args;
-};
-struct AttendGradCall {
-  PlanView plan;
-  AttendGrad args;
-};
-
-/// The implementations of each operator and the executor. A value: copy it, one per configuration; not changed by calls,
-/// which may share it between threads.
+/// The implementations of each operator and the executor. A value: copy it, one per configuration; not changed by
+/// calls, which may share it between threads.
 struct Context {
   ImplementationList<AttentionProblem, AttendCall> tree_attention;
   ImplementationList<AttentionProblem, AttendGradCall> tree_attention_backward;
@@ -79,14 +70,15 @@ PREFIXSHARE_API Status create_context(Context* context) noexcept;
 Status force_implementation(Context* context, const char* name) noexcept;
 
 /// make_plan with the implementation chosen from the context (host unless `space` says device), its name and its cost
-/// constants stored in the plan. Errors: those of make_plan; the refusal of a forced implementation; backend_unavailable.
+/// constants stored in the plan. Errors: those of make_plan; the refusal of a forced implementation;
+/// backend_unavailable.
 Status make_plan(const Context& context, const Forest& forest, const LayerKind& kind, PlanOptions options, Plan* plan,
                  MemorySpace space = MemorySpace::host) noexcept;
 Status make_plan(const Context& context, const RectangleInput& input, const LayerKind& kind, PlanOptions options,
                  Plan* plan, MemorySpace space = MemorySpace::host) noexcept;
 
-/// The operators. Each validates, finds the implementation (for attention the one that the plan names, never another) and
-/// runs it through the executor. Contracts: at the argument types.
+/// The operators. Each validates, finds the implementation (for attention the one that the plan names, never another)
+/// and runs it through the executor. Contracts: at the argument types.
 Status tree_attention(const Context& context, const Plan& plan, const Attend& args) noexcept;
 Status tree_attention_backward(const Context& context, const Plan& plan, const AttendGrad& args) noexcept;
 /// Part `part` of `parts` of a call, for engines that have their own team: run every part, in any order, each once.

@@ -46,26 +46,25 @@ struct KvPool {
 /// Precision: arithmetic, partial states and lse in kind.acc_dtype(); one rounding when o is stored.
 /// LSE: NATURAL log over SCALED logits, sinks included.
 /// Empty: a row without visible keys gives o = 0, lse = -inf (with a sink: o = 0, lse = sink). Rows == 0 is ok.
-/// Non-finite: NaN in q poisons that (row, head); NaN in a key or value poisons the rows and heads that see it; invisible
-/// keys, page tails and padding are never read into a result. A +inf logit gives NaN.
-/// Aliasing: inputs may overlap freely; o and lse overlap nothing (invalid_argument).
-/// Determinism: bits are a function of (plan, implementation, inputs), whatever the number of parts or threads.
-/// Workspace: forward_workspace; initialised once by init_workspace; one call in flight each.
-/// Errors: invalid_argument, unsupported, backend_unavailable, workspace_too_small, stale_plan, capacity_exceeded. On
-/// error nothing is written.
-/// Source: Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018, section 3; merge of states: Juravsky
-/// et al., "Hydragen", 2024, section 3.1; sink logits: one extra state (o = 0, lse = sink).
+/// Non-finite: NaN in q poisons that (row, head); NaN in a key or value poisons the rows and heads that see it;
+/// invisible keys, page tails and padding are never read into a result. A +inf logit gives NaN. Aliasing: inputs may
+/// overlap freely; o and lse overlap nothing (invalid_argument). Determinism: bits are a function of (plan,
+/// implementation, inputs), whatever the number of parts or threads. Workspace: forward_workspace; initialised once by
+/// init_workspace; one call in flight each. Errors: invalid_argument, unsupported, backend_unavailable,
+/// workspace_too_small, stale_plan, capacity_exceeded. On error nothing is written. Source: Milakov & Gimelshein,
+/// "Online normalizer calculation for softmax", 2018, section 3; merge of states: Juravsky et al., "Hydragen", 2024,
+/// section 3.1; sink logits: one extra state (o = 0, lse = sink).
 struct Attend {
-  TensorView<3> q;          ///< [rows, Hq, D]
-  Span<const KvPool> kv;    ///< one per forest pool
-  TensorView<3> o;          ///< out [rows, Hq, Dv], dtype of q or f32 or the arithmetic type; absent: only lse is wanted
-  TensorView<2> lse;        ///< out [rows, Hq] in kind.acc_dtype(); absent: not wanted
-  double scale = 0;         ///< softmax scale, finite; 0: 1 / sqrt(D)
-  double softcap = 0;       ///< c > 0, or 0 for none
-  Span<const float> sinks;  ///< [Hq] sink logits, host; empty: none. -inf is a head without one
+  TensorView<3> q;        ///< [rows, Hq, D]
+  Span<const KvPool> kv;  ///< one per forest pool
+  TensorView<3> o;        ///< out [rows, Hq, Dv], dtype of q or f32 or the arithmetic type; absent: only lse is wanted
+  TensorView<2> lse;      ///< out [rows, Hq] in kind.acc_dtype(); absent: not wanted
+  double scale = 0;       ///< softmax scale, finite; 0: 1 / sqrt(D)
+  double softcap = 0;     ///< c > 0, or 0 for none
+  Span<const float> sinks;          ///< [Hq] sink logits, host; empty: none. -inf is a head without one
   const RopeTable* rope = nullptr;  ///< needed if the plan has a non-zero delta
-  bool q_rotated = true;    ///< false: `rope` turns q to its position (times mscale); true: q comes rotated, and only
-                            ///< the delta turns it (in the arithmetic type, before any rounding)
+  bool q_rotated = true;  ///< false: `rope` turns q to its position (times mscale); true: q comes rotated, and only
+                          ///< the delta turns it (in the arithmetic type, before any rounding)
   Span<const std::int32_t> actual_lengths;  ///< [plan.header.length_slots] tokens, <= capacity, host
   std::uint64_t fingerprint = 0;            ///< of the caller's present forest; 0: not checked; else stale_plan
   Workspace workspace;
@@ -78,30 +77,40 @@ struct KvGrad {
 };
 
 /// Arguments of the backward. With P = exp(s - lse), D_i = dO_i . o_i - dlse_i (all from the merged o and lse):
-///   dV_j = sum_i P_ij dO_i;  ds_ij = P_ij (dO_i . v_j - D_i);  dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij q_i
-/// (times 1 - tanh^2 under a soft cap), dsink_h = -sum_i exp(sink_h - lse_i) D_i. Shared keys receive the plain sum over
-/// all rows that see them; loss weights enter through dout.
+///   dV_j = sum_i P_ij dO_i;  ds_ij = P_ij (dO_i . v_j - D_i);  dQ_i = scale sum_j ds_ij k_j;  dK_j = scale sum_i ds_ij
+///   q_i
+/// (times 1 - tanh^2 under a soft cap), dsink_h = -sum_i exp(sink_h - lse_i) D_i. Shared keys receive the plain sum
+/// over all rows that see them; loss weights enter through dout.
 ///
 /// `fwd` names the forward's inputs, and its o and lse as inputs here (both needed). Bias has no gradient. With rotated
 /// queries dQ comes in the caller's frame and dK in the segment's. With KV scales the gradients are with respect to the
 /// stored values (multiplied by the scale).
-/// Written: every row of dq; every token that a node of the forest names, zero where no row sees it; nothing else of the
-/// pools. Segments of one plan must not overlap in their pool (checked when the plan is made).
-/// accumulate: adds to what the outputs hold, one rounding at the end.
-/// Aliasing: outputs overlap neither inputs nor each other, except that dv may be absent or alias nothing but itself.
-/// Determinism: no atomics on floats; each dQ row, each (key block, KV head) and each dsink has one owner which sums in
-/// plan order.
-/// Empty, non-finite, errors, workspace: as the forward, and unsupported if the plan has no backward lists.
-/// Source: Dao et al., "FlashAttention-2", 2023, section 2.3.2, with D extended by -dlse.
+/// Written: every row of dq; every token that a node of the forest names, zero where no row sees it; nothing else of
+/// the pools. Segments of one plan must not overlap in their pool (checked when the plan is made). accumulate: adds to
+/// what the outputs hold, one rounding at the end. Aliasing: outputs overlap neither inputs nor each other, except that
+/// dv may be absent or alias nothing but itself. Determinism: no atomics on floats; each dQ row, each (key block, KV
+/// head) and each dsink has one owner which sums in plan order. Empty, non-finite, errors, workspace: as the forward,
+/// and unsupported if the plan has no backward lists. Source: Dao et al., "FlashAttention-2", 2023, section 2.3.2, with
+/// D extended by -dlse.
 struct AttendGrad {
   Attend fwd;
-  TensorView<3> dout;         ///< [rows, Hq, Dv]
-  TensorView<2> dlse;         ///< [rows, Hq] in kind.acc_dtype(); absent: zero
-  TensorView<3> dq;           ///< out [rows, Hq, D], dtype of q or f32 or the arithmetic type
-  Span<const KvGrad> dkv;     ///< out, one per forest pool
-  Span<float> dsinks;         ///< out [Hq] f32; empty: not wanted
+  TensorView<3> dout;      ///< [rows, Hq, Dv]
+  TensorView<2> dlse;      ///< [rows, Hq] in kind.acc_dtype(); absent: zero
+  TensorView<3> dq;        ///< out [rows, Hq, D], dtype of q or f32 or the arithmetic type
+  Span<const KvGrad> dkv;  ///< out, one per forest pool
+  Span<float> dsinks;      ///< out [Hq] f32; empty: not wanted
   bool accumulate = false;
   Workspace workspace;
+};
+
+/// A validated call, as implementations take it.
+struct AttendCall {
+  PlanView plan;
+  Attend args;
+};
+struct AttendGradCall {
+  PlanView plan;
+  AttendGrad args;
 };
 
 /// Bytes of workspace that serve every plan of `kind` within `limits`. Monotone in `limits`.

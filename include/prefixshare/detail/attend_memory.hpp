@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a workspace is divided: counters, then the scratch of each part, then partial states. [M] is packed rows: tile
+// rows x group. Comes with tree_attention.hpp, whose argument types it uses.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "prefixshare/detail/attend_leaves.hpp"
+#include "prefixshare/detail/plan_impl.hpp"
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace detail {
+
+inline constexpr std::int64_t kWorkspaceAlignment = 256;
+constexpr std::int64_t align_up(std::int64_t bytes) noexcept {
+  return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+}
+
+/// Scratch of one part of the forward.
+template <class Acc>
+struct ForwardMemory {
+  Acc* q;              // [M, D]
+  Acc* o;              // [M, Dv] of the present state, not yet divided by its sum
+  Acc* fold_o;         // [M, Dv] of the chunks folded so far
+  Acc* fold_lse;       // [M]
+  Acc* maximum;        // [M]
+  Acc* sum;            // [M]
+  Acc* scores;         // [M, kBlockKeys]
+  Acc* angles;         // [tile rows, D]
+  const Acc** q_rows;  // [M]
+  Acc** o_rows;        // [M]
+  KeyRows<Acc> keys;   // kBlockKeys
+  Piece* pieces;       // [kBlockKeys]
+
+  ForwardMemory(Arena* arena, const LayerKind& kind) noexcept {
+    const std::int64_t tile = tile_row_limit(kind), m = tile * kind.group();
+    q = arena->take<Acc>(m * kind.D);
+    o = arena->take<Acc>(m * kind.Dv);
+    fold_o = arena->take<Acc>(m * kind.Dv);
+    fold_lse = arena->take<Acc>(m);
+    maximum = arena->take<Acc>(m);
+    sum = arena->take<Acc>(m);
+    scores = arena->take<Acc>(m * kBlockKeys);
+    angles = arena->take<Acc>(tile * kind.D);
+    q_rows = arena->take<const Acc*>(m);
+    o_rows = arena->take<Acc*>(m);
+    keys = take_keys(arena, kind, kBlockKeys);
+    pieces = arena->take<Piece>(kBlockKeys);
+  }
+  static KeyRows<Acc> take_keys(Arena* arena, const LayerKind& kind, std::int64_t count) noexcept {
+    KeyRows<Acc> keys;
+    keys.k = arena->take<const Acc*>(count);
+    keys.v = arena->take<const Acc*>(count);
+    keys.k_buffer = arena->take<Acc>(count * kind.D);
+    keys.v_buffer = arena->take<Acc>(count * kind.Dv);
+    return keys;
+  }
+};
+
+/// Scratch of one part of the backward.
+template <class Acc>
+struct BackwardMemory {
+  Acc* q;                 // [M, D]
+  Acc* dout;              // [M, Dv]
+  Acc* o;                 // [Dv]
+  Acc* lse;               // [M]
+  Acc* row_dot;           // [M] D_i = dO . o - dlse
+  Acc* dq_frame;          // [M, D] in the frame of the present instances
+  Acc* dq;                // [M, D] in the caller's frame
+  Acc* p;                 // [M, kKeyBlock] probabilities
+  Acc* ds;                // [M, kKeyBlock] score gradients
+  Acc* dk;                // [kKeyBlock, D]
+  Acc* dv;                // [kKeyBlock, Dv]
+  Acc* angles;            // [tile rows, D]
+  const Acc** q_rows;     // [M]
+  const Acc** dout_rows;  // [M]
+  Acc** dq_rows;          // [M]
+  Acc** dk_rows;          // [kKeyBlock]
+  Acc** dv_rows;          // [kKeyBlock]
+  KeyRows<Acc> keys;      // kKeyBlock
+  Piece* pieces;          // [kBlockKeys]
+
+  BackwardMemory(Arena* arena, const LayerKind& kind) noexcept {
+    const std::int64_t tile = tile_row_limit(kind), m = tile * kind.group();
+    q = arena->take<Acc>(m * kind.D);
+    dout = arena->take<Acc>(m * kind.Dv);
+    o = arena->take<Acc>(kind.Dv);
+    lse = arena->take<Acc>(m);
+    row_dot = arena->take<Acc>(m);
+    dq_frame = arena->take<Acc>(m * kind.D);
+    dq = arena->take<Acc>(m * kind.D);
+    p = arena->take<Acc>(m * kKeyBlock);
+    ds = arena->take<Acc>(m * kKeyBlock);
+    dk = arena->take<Acc>(kKeyBlock * std::int64_t{kind.D});
+    dv = arena->take<Acc>(kKeyBlock * std::int64_t{kind.Dv});
+    angles = arena->take<Acc>(tile * kind.D);
+    q_rows = arena->take<const Acc*>(m);
+    dout_rows = arena->take<const Acc*>(m);
+    dq_rows = arena->take<Acc*>(m);
+    dk_rows = arena->take<Acc*>(kKeyBlock);
+    dv_rows = arena->take<Acc*>(kKeyBlock);
+    keys = ForwardMemory<Acc>::take_keys(arena, kind, kKeyBlock);
+    pieces = arena->take<Piece>(kBlockKeys);
+  }
+};
+
+/// Bytes of Memory<double> or Memory<float>, as the kind computes.
+template <template <class> class Memory>
+std::int64_t scratch_bytes(const LayerKind& kind) noexcept {
+  Arena count(nullptr);
+  if (kind.acc_dtype() == DType::f64) {
+    (void)Memory<double>(&count, kind);
+  } else {
+    (void)Memory<float>(&count, kind);
+  }
+  return align_up(count.used());
+}
+
+inline std::int64_t counter_bytes(std::int64_t rows) noexcept { return align_up(rows * 4); }
+/// Partial states: o then lse, of every partial row and query head.
+inline std::int64_t partial_bytes(const LayerKind& kind, std::int64_t partial_rows) noexcept {
+  return align_up(partial_rows * kind.Hq * (std::int64_t{kind.Dv} + 1) * size_of(kind.acc_dtype()));
+}
+/// The most partial rows that make_plan produces for a forest within limits.
+inline std::int64_t partial_row_bound(const PlanLimits& limits) noexcept {
+  if (limits.partial_rows >= 0) return limits.partial_rows;
+  if (limits.mode == Mode::fast) return kPartialRowsPerRow * limits.rows + kPartialRowsExtra;
+  return limits.rows * (ceil_div(limits.max_context, kInvariantChunk) + 2);
+}
+
+/// Which of `parts` owns the work that starts at `cost` of `total`.
+inline std::int32_t owner(std::int64_t cost, std::int64_t total, std::int32_t parts) noexcept {
+  if (parts == 1 || total <= 0) return 0;
+  const double at = static_cast<double>(cost) / static_cast<double>(total);
+  return std::clamp(static_cast<std::int32_t>(at * parts), 0, parts - 1);
+}
+
+}  // namespace detail
+}  // namespace v0_1
+}  // namespace prefixshare
