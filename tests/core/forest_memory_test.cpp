@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Builders under memory that runs out: every single allocation fails once, nothing escapes, nothing changes.
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "prefixshare/draft_tree.hpp"
+#include "prefixshare/forest.hpp"
+#include "support/catch.hpp"
+
+namespace ps = prefixshare;
+
+namespace {
+
+/// Allocations that still succeed; negative: all do.
+std::int64_t allocations_left = -1;
+
+}  // namespace
+
+// Not inlined: compilers that see malloc behind new warn of a mismatched free.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  if (allocations_left > 0) --allocations_left;
+  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
+/// Calls `build` with one more allocation each time until it succeeds. `unchanged` says that its output is as before.
+template <class Build, class Unchanged>
+void starve(const std::string& op, Build build, Unchanged unchanged) {
+  std::int64_t allowed = 0;
+  for (;; ++allowed) {
+    allocations_left = allowed;
+    const ps::Status status = build();
+    allocations_left = -1;
+    if (status.ok()) break;
+    REQUIRE(status.code == ps::StatusCode::out_of_memory);
+    REQUIRE(status.op == op);
+    REQUIRE(unchanged());
+    REQUIRE(allowed < 10'000);
+  }
+  CHECK(allowed > 0);
+}
+
+/// Starves a builder of forests whose output held another forest.
+template <class Build>
+void starve_forest(const std::string& op, Build build) {
+  const ps::Sequence sequence = {-1, 3};
+  ps::ForestInput input;
+  input.sequences = {&sequence, 1};
+  ps::Forest forest;
+  REQUIRE(ps::make_forest(input, &forest).ok());
+  const std::uint64_t fingerprint = forest.fingerprint;
+  starve(
+      op, [&] { return build(&forest); }, [&] { return forest.fingerprint == fingerprint && forest.rows() == 3; });
+  CHECK(forest.fingerprint != fingerprint);
+}
+
+}  // namespace
+
+TEST_CASE("forest builders: out_of_memory at every allocation, and the output as before", "[forest][errors]") {
+  const std::vector<std::int32_t> ids = {5, 7, 5, 9, 5, 7}, kv_len = {8, 5, 6}, parents = {-1, 0, 0, 1};
+  const std::vector<std::int32_t> tokens = {1, 2, 3, 1, 2, 4, 1};
+  const std::vector<std::int64_t> offsets = {0, 3, 6, 7};
+  ps::ForestInput explicit_input;
+  const std::vector<ps::Node> nodes(3);
+  const std::vector<ps::Sequence> sequences = {{0, 1}, {2, 2}};
+  explicit_input.nodes = nodes;
+  explicit_input.sequences = sequences;
+  starve_forest("make_forest", [&](ps::Forest* f) { return ps::make_forest(explicit_input, f); });
+  starve_forest("forest_from_block_tables", [&](ps::Forest* f) {
+    return ps::forest_from_block_tables({ids, 2, kv_len, {}, {4, 10}}, f);
+  });
+  starve_forest("forest_from_tokens", [&](ps::Forest* f) { return ps::forest_from_tokens({tokens, offsets, {}}, f); });
+  starve_forest("forest_from_parents", [&](ps::Forest* f) { return ps::forest_from_parents({parents, {}, {}}, f); });
+}
+
+TEST_CASE("forest accounting: out_of_memory at every allocation, and the output as before", "[forest][errors]") {
+  const std::vector<std::int32_t> parents = {-1, 0, 0, 1};
+  ps::Forest forest;
+  REQUIRE(ps::forest_from_parents({parents, {}, {}}, &forest).ok());
+  ps::ForestStats stats;
+  stats.depth = 77;
+  starve(
+      "forest_stats", [&] { return ps::forest_stats(forest, &stats); }, [&] { return stats.depth == 77; });
+  std::vector<std::int32_t> counts = {77};
+  starve(
+      "reference_counts", [&] { return ps::reference_counts(forest, &counts); },
+      [&] { return counts == std::vector<std::int32_t>{77}; });
+}
+
+TEST_CASE("draft trees: out_of_memory at every allocation, and the output as before", "[draft_tree][errors]") {
+  const std::vector<std::int32_t> parents = {-1, 0, 0, 1};
+  const std::vector<std::uint8_t> accepted = {1, 1, 0, 1};
+  ps::DraftTree tree;
+  tree.words_per_row = 77;
+  starve(
+      "draft_tree_from_parents", [&] { return ps::draft_tree_from_parents(parents, &tree); },
+      [&] { return tree.words_per_row == 77 && tree.depth.empty(); });
+  std::vector<std::int32_t> path = {77};
+  starve(
+      "accept_path", [&] { return ps::accept_path(parents, accepted, &path); },
+      [&] { return path == std::vector<std::int32_t>{77}; });
+}
