@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "prefixshare/plan.hpp"
+#include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// shared_prefix_attention: groups of sequences with one common prefix each, packed. A wrapper over tree_attention with a
-// two-level forest; no kernels of its own.
+// shared_prefix_attention: groups of sequences with one common prefix each, packed. A wrapper over tree_attention with
+// a two-level forest; no kernels of its own.
 #pragma once
 
 #include <cstdint>
