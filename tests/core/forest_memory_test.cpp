@@ -19,11 +19,15 @@ std::int64_t allocations_left = -1;
 
 }  // namespace
 
-// Not inlined: compilers that see malloc behind new warn of a mismatched free.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (allocations_left == 0) throw std::bad_alloc();
+// Not inlined: compilers that see malloc behind new warn of a mismatched free. All forms that meet in one object, so
+// that sanitizers see one allocator.
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  if (allocations_left == 0) return nullptr;
   if (allocations_left > 0) --allocations_left;
-  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
+  return std::malloc(bytes > 0 ? bytes : 1);
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  if (void* memory = ::operator new(bytes, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }

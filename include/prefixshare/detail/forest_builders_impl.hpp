@@ -155,7 +155,7 @@ struct ForestArrays {
 /// sequence stops there.
 class BlockTableForest {
  public:
-  explicit BlockTableForest(const BlockTables& tables) noexcept
+  explicit BlockTableForest(const BlockTables& tables)
       : in_(tables), tree_(tables.kv_len.size()), page_size_(tables.pool.page_size) {}
 
   static Status check(const BlockTables& in) noexcept {
@@ -211,8 +211,8 @@ class BlockTableForest {
     const std::int64_t pages = pages_of(in, s);
     if (pages == 0) return {};
     if (pages > in.row_stride) return invalid("kv_len", s, "pages", pages, "<=", in.row_stride);
-    const std::int64_t whole_rows = in.ids.size() < pages ? -1 : (in.ids.size() - pages) / in.row_stride;
-    if (whole_rows < s) return invalid("ids", -1, "size", in.ids.size(), ">=", s * in.row_stride + pages);
+    const std::int64_t rows = in.ids.size() < pages ? 0 : 1 + (in.ids.size() - pages) / in.row_stride;
+    if (rows <= s) return invalid("ids", -1, "rows", rows, ">", s);
     for (std::int64_t i = s * in.row_stride; i < s * in.row_stride + pages; ++i) {
       if (in.ids[i] < 0) return invalid("ids", i, "", in.ids[i], ">=", 0);
       if (in.ids[i] >= in.pool.num_pages) return invalid("ids", i, "", in.ids[i], "<", in.pool.num_pages);
