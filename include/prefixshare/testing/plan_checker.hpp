@@ -382,11 +382,12 @@ class PlanChecker {
 
   /// Parts of a group follow the path.
   bool part_order(bool is_forest) const {
+    constexpr std::int64_t kNoKeys = INT32_MIN;
     if (!is_forest) return true;
     std::vector<std::int64_t> position(static_cast<std::size_t>(plan_.header.partial_rows), 0);
     for (const Item& m : plan_.items) {
       for (std::int64_t s = 0; m.slot >= 0 && s < states(m); ++s) {
-        const std::int64_t begin = m.run_count == 0 ? 0 : run(m.first_run).position;
+        const std::int64_t begin = m.run_count == 0 ? kNoKeys : run(m.first_run).position;
         const std::int64_t count = at(plan_.tiles, m.tile).count;
         for (std::int64_t r = 0; r < count; ++r) at(position, m.slot + s * count + r) = begin + s * kInvariantChunk;
       }
@@ -396,7 +397,7 @@ class PlanChecker {
       std::int64_t last = 0;
       for (std::int32_t k = 0; k < g.part_count; ++k) {
         const std::int64_t p = at(position, at(plan_.parts, g.first_part + k));
-        if (p != 0 && p < last) return fail("groups", i, "parts are not in key order");
+        if (p >= 0 && p < last) return fail("groups", i, "parts are not in key order");
         last = std::max(last, p);
       }
     }
