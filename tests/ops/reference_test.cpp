@@ -2,6 +2,7 @@
 // The reference against closed forms and finite differences, on plans written by hand: it depends on no planner.
 #include "prefixshare/reference/reference.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -64,11 +65,13 @@ Plan one_tile_plan(const LayerKind& kind, const std::vector<std::int32_t>& order
   plan.pools = {{tokens, 1}};
   plan.pages = {0};
   plan.segments = {{0, 0, 0, tokens}};
+  plan.deltas = {0};
   const auto add_instances = [&](std::int32_t delta) {
-    plan.deltas.push_back(delta);
+    const auto index = std::find(plan.deltas.begin(), plan.deltas.end(), delta) - plan.deltas.begin();
+    if (index == static_cast<std::ptrdiff_t>(plan.deltas.size())) plan.deltas.push_back(delta);
     for (std::int32_t r = 0; r < rows; ++r) {
       const std::int32_t order = orders[static_cast<std::size_t>(r)];
-      plan.instances.push_back({r, order, order, static_cast<std::int32_t>(plan.deltas.size()) - 1, -1});
+      plan.instances.push_back({r, order, order, static_cast<std::int32_t>(index), -1});
     }
   };
   add_instances(0);
@@ -390,9 +393,10 @@ TEST_CASE("reference tree_attention: an unrotated query is turned to its positio
   QuarterTurns rope;
   rope.table.mscale = 2;
   rope.table.dim = 2;  // the other dims neither turn nor scale
+  rope.table.inv_freq = {rope.inv_freq.data(), 1};
   Problem p(one_tile_plan(f64_kind(1, 1, 4, 1), {1}, 1, {{0, 1, 0, 0, MaskKind::full}}));
   p.q = {3, 0, 5, 0};
-  p.k = {0, 1, 1, 0};
+  p.k = {0, 1, 1, 0};  // turned, the query is (0, 2 * 3, 5, 0)
   p.args.rope = &rope.table;
   p.args.q_rotated = false;
   p.run();

@@ -38,16 +38,11 @@ inline Status check_plan_header(const char* op, const PlanView& plan, const Atte
 
 inline std::int64_t scale_count(const KvScale& s, const PoolShape& pool, std::int64_t heads) noexcept {
   switch (s.granularity) {
-    case ScaleGranularity::none:
-      return 0;
-    case ScaleGranularity::tensor:
-      return 1;
-    case ScaleGranularity::head:
-      return heads;
-    case ScaleGranularity::token:
-      return heads * pool.page_size * pool.num_pages;
-    case ScaleGranularity::page:
-      return heads * pool.num_pages;
+    case ScaleGranularity::none: return 0;
+    case ScaleGranularity::tensor: return 1;
+    case ScaleGranularity::head: return heads;
+    case ScaleGranularity::token: return heads * pool.page_size * pool.num_pages;
+    case ScaleGranularity::page: return heads * pool.num_pages;
   }
   return -1;
 }
@@ -188,9 +183,8 @@ inline Status check_lse(Where at, const TensorView<2>& lse, const PlanView& plan
   return check_view(at, lse, {{plan.header.rows, plan.header.kind.Hq}}, rule);
 }
 
-/// The forward, for a call in `parts` parts.
-inline Status validate(const PlanView& plan, const Attend& args, std::int32_t parts,
-                       MemorySpace space = MemorySpace::host) noexcept {
+/// The forward's arguments, all but the workspace.
+inline Status validate(const PlanView& plan, const Attend& args, MemorySpace space = MemorySpace::host) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (Status s = check_plan_header(kAttendOp, plan, args)) return s;
   if (Status s = check_inputs(kAttendOp, plan, args, space)) return s;
@@ -199,7 +193,14 @@ inline Status validate(const PlanView& plan, const Attend& args, std::int32_t pa
   if (Status s = check_lse({kAttendOp, "lse"}, args.lse, plan, true, false, space)) return s;
   if (Status s = check_apart_from_inputs({kAttendOp, "o"}, args.o, args)) return s;
   if (Status s = check_apart({kAttendOp, "o"}, args.o, args.lse)) return s;
-  if (Status s = check_apart_from_inputs({kAttendOp, "lse"}, args.lse, args)) return s;
+  return check_apart_from_inputs({kAttendOp, "lse"}, args.lse, args);
+}
+
+/// The same, and the workspace of a call in `parts` parts.
+inline Status validate(const PlanView& plan, const Attend& args, std::int32_t parts,
+                       MemorySpace space = MemorySpace::host) noexcept {
+  const LayerKind& kind = plan.header.kind;
+  if (Status s = validate(plan, args, space)) return s;
   if (parts < 1) return failure({kAttendOp, "parts"}, "", parts, ">=", 1);
   const std::int64_t bytes = parts * scratch_bytes<ForwardMemory>(kind) + partial_bytes(kind, plan.header.partial_rows);
   return check_workspace(kAttendOp, args.workspace, counter_bytes(plan.groups.size()), bytes);
@@ -254,9 +255,8 @@ inline Status check_gradients_apart(const AttendGrad& args) noexcept {
   return {};
 }
 
-/// The backward, for a call in `parts` parts.
-inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_t parts,
-                       MemorySpace space = MemorySpace::host) noexcept {
+/// The backward's arguments, all but the workspace.
+inline Status validate(const PlanView& plan, const AttendGrad& args, MemorySpace space = MemorySpace::host) noexcept {
   const LayerKind& kind = plan.header.kind;
   constexpr const char* op = kAttendGradOp;
   if (Status s = check_plan_header(op, plan, args.fwd)) return s;
@@ -274,8 +274,16 @@ inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_
   if (!plan.header.backward) {
     return failure({op, "plan"}, "backward", 0, "==", 1, StatusUnit::number, StatusCode::unsupported);
   }
+  return {};
+}
+
+/// The same, and the workspace of a call in `parts` parts.
+inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_t parts,
+                       MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* op = kAttendGradOp;
+  if (Status s = validate(plan, args, space)) return s;
   if (parts < 1) return failure({op, "parts"}, "", parts, ">=", 1);
-  return check_workspace(op, args.workspace, 0, parts * scratch_bytes<BackwardMemory>(kind));
+  return check_workspace(op, args.workspace, 0, parts * scratch_bytes<BackwardMemory>(plan.header.kind));
 }
 
 inline Status check_limits(const char* op, const LayerKind& kind, const PlanLimits& limits) noexcept {
