@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the tests of attention share: a context per implementation, runs in parts, pairwise matrices.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "prefixshare/context.hpp"
+#include "prefixshare/reference/register.hpp"
+#include "prefixshare/testing/oracle.hpp"
+#include "prefixshare/testing/plan_checker.hpp"
+#include "prefixshare/testing/problem.hpp"
+#include "support/catch.hpp"
+
+namespace prefixshare::tests {
+
+using prefixshare::testing::Problem;
+using prefixshare::testing::ProblemOptions;
+using prefixshare::testing::Random;
+using prefixshare::testing::Topology;
+
+/// REQUIREs that a call went well, and shows why it did not.
+inline void require_ok(const Status& status) {
+  INFO(to_string(status));
+  REQUIRE(status.ok());
+}
+inline void check_comparison(const prefixshare::testing::Comparison& c) {
+  INFO(c.text);
+  CHECK(c.ok);
+}
+
+struct NamedContext {
+  std::string name;
+  Context context;
+};
+
+/// A context for each implementation of attention that this build has, the reference among them, forced by its name.
+inline std::vector<NamedContext> attention_contexts() {
+  Context base;
+  require_ok(create_context(&base));
+  require_ok(reference::add_to(&base));
+  std::vector<NamedContext> contexts;
+  for (std::int32_t i = 0; i < base.tree_attention.count; ++i) {
+    contexts.push_back({base.tree_attention.entries[i].name, base});
+    require_ok(force_implementation(&contexts.back().context, contexts.back().name.c_str()));
+  }
+  REQUIRE(contexts.size() >= 2);
+  return contexts;
+}
+
+inline Context portable_context() {
+  Context context;
+  require_ok(create_context(&context));
+  require_ok(force_implementation(&context, "cpu:portable"));
+  return context;
+}
+
+/// Constants under which sharing and cutting always pay, so that small problems get shared tiles and partial states.
+inline CostModel eager_cost() {
+  CostModel cost;
+  cost.item = 1;
+  cost.kv_element = 1e4;
+  cost.partial = 1e-3;
+  return cost;
+}
+
+/// A proved plan from the context, made by the implementation that is forced.
+inline Plan proved_plan(const NamedContext& c, const Forest& forest, const LayerKind& kind,
+                        const PlanOptions& options) {
+  Plan plan;
+  require_ok(make_plan(c.context, forest, kind, options, &plan));
+  REQUIRE(plan.header.implementation == c.name);
+  if (options.backward) REQUIRE(plan.header.backward_implementation == c.name);
+  std::string why;
+  const bool proved = prefixshare::testing::check_plan(forest, plan, &why);
+  INFO(why);
+  REQUIRE(proved);
+  return plan;
+}
+
+/// The forward in `parts`, in the order of a shuffled list, into poisoned outputs.
+inline void run_forward(const Context& context, const Plan& plan, Problem* problem, std::int32_t parts = 1,
+                        std::uint64_t order = 0) {
+  require_ok(problem->bind_workspace(plan, parts));
+  problem->poison_outputs();
+  std::vector<std::int32_t> list;
+  for (std::int32_t i = 0; i < parts; ++i) list.push_back(i);
+  Random random(order);
+  if (order > 0) random.shuffle(&list);
+  for (std::int32_t i : list) require_ok(tree_attention_part(context, plan, problem->attend(), i, parts));
+  CHECK(problem->guards_intact());
+}
+
+/// The backward, after the forward, in the same way.
+inline void run_backward(const Context& context, const Plan& plan, Problem* problem, std::int32_t parts = 1,
+                         std::uint64_t order = 0) {
+  std::vector<std::int32_t> list;
+  for (std::int32_t i = 0; i < parts; ++i) list.push_back(i);
+  Random random(order);
+  if (order > 0) random.shuffle(&list);
+  for (std::int32_t i : list) {
+    require_ok(tree_attention_backward_part(context, plan, problem->attend_grad(), i, parts));
+  }
+  CHECK(problem->guards_intact());
+}
+
+/// All parts of a call at once, a thread each.
+template <class Part>
+void run_on_threads(std::int32_t parts, Part part) {
+  std::vector<Status> status(static_cast<std::size_t>(parts));
+  std::vector<std::thread> threads;
+  for (std::int32_t i = 0; i < parts; ++i) {
+    threads.emplace_back([&, i] { status[static_cast<std::size_t>(i)] = part(i); });
+  }
+  for (std::thread& t : threads) t.join();
+  for (const Status& s : status) require_ok(s);
+}
+
+/// Copies of every output's elements, to compare bits between runs.
+struct Outputs {
+  std::vector<std::vector<double>> values;
+  bool operator==(const Outputs& other) const {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const std::size_t bytes = values[i].size() * sizeof(double);
+      if (values[i].size() != other.values[i].size()) return false;
+      if (bytes > 0 && std::memcmp(values[i].data(), other.values[i].data(), bytes) != 0) return false;
+    }
+    return values.size() == other.values.size();
+  }
+};
+inline Outputs outputs_of(const Problem& p) {
+  using prefixshare::testing::to_doubles;
+  Outputs out;
+  out.values = {to_doubles(p.o.view()), to_doubles(p.lse.view())};
+  if (!p.dq) return out;
+  out.values.push_back(to_doubles(p.dq.view()));
+  out.values.push_back(to_doubles(Span<const float>(p.dsinks)));
+  for (const Problem::Pool& pool : p.pools) {
+    out.values.push_back(to_doubles(pool.dk.view()));
+    out.values.push_back(to_doubles(pool.dv.view()));
+  }
+  return out;
+}
+
+/// Rows of level indices such that every pair of levels of any two factors occurs: greedy, deterministic.
+inline std::vector<std::vector<std::int32_t>> pairwise(const std::vector<std::int32_t>& levels,
+                                                       std::uint64_t seed = 1) {
+  const std::size_t n = levels.size();
+  std::vector<std::vector<char>> open(n * n);
+  std::int64_t left = 0;
+  for (std::size_t a = 0; a < n; ++a) {
+    for (std::size_t b = a + 1; b < n; ++b) {
+      open[a * n + b].assign(static_cast<std::size_t>(levels[a] * levels[b]), 1);
+      left += levels[a] * levels[b];
+    }
+  }
+  const auto covers = [&](const std::vector<std::int32_t>& row, bool close) {
+    std::int64_t count = 0;
+    for (std::size_t a = 0; a < n; ++a) {
+      for (std::size_t b = a + 1; b < n; ++b) {
+        char& pair = open[a * n + b][static_cast<std::size_t>(row[a] * levels[b] + row[b])];
+        count += pair;
+        if (close) pair = 0;
+      }
+    }
+    return count;
+  };
+  Random random(seed);
+  std::vector<std::vector<std::int32_t>> rows;
+  while (left > 0) {
+    std::vector<std::int32_t> best;
+    std::int64_t most = 0;
+    while (most == 0) {
+      for (int candidate = 0; candidate < 60; ++candidate) {
+        std::vector<std::int32_t> row;
+        for (std::int32_t count : levels) row.push_back(random.between(0, count - 1));
+        const std::int64_t count = covers(row, false);
+        if (count > most) most = count, best = row;
+      }
+    }
+    left -= covers(best, true);
+    rows.push_back(best);
+  }
+  return rows;
+}
+
+}  // namespace prefixshare::tests
