@@ -85,9 +85,12 @@ struct Forest {
 };
 
 /// Builds a forest from explicit nodes. Roots may be many; zero lengths, rows and sequences are legal; nodes may come
-/// in any order. Rows are numbered by the caller: sequence 0's rows first, then sequence 1's, and so on. Iterative: a
-/// chain of 10^5 nodes is fine. On error `*forest` is unchanged. Errors: invalid_argument (index out of range, cycle,
-/// negative length, page id out of range, length_slot on an inner node), capacity_exceeded (a path or the row count
+/// in any order. Rows are numbered by the caller: sequence 0's rows first, then sequence 1's, and so on.
+/// Depth-first order: roots and children in input order; rows of empty paths first, then node by node, inside a node
+/// sequence by sequence. Iterative: a chain of 10^5 nodes is fine. On error `*forest` is unchanged.
+///
+/// Errors: invalid_argument (null, index out of range, cycle, negative length, page id out of range, length_slot on an
+/// inner node or not numbered 0 .. n - 1 with one node each), capacity_exceeded (a path, a mask order or the row count
 /// passes int32), out_of_memory.
 Status make_forest(const ForestInput& input, Forest* forest) noexcept;
 
@@ -102,7 +105,11 @@ struct BlockTables {
   Span<const std::int32_t> q_len;   ///< [sequences] query rows, >= 0; empty: one each
   PoolShape pool;
 };
-/// Errors: invalid_argument (negative length, id outside [0, num_pages), row longer than row_stride), out_of_memory.
+/// Children are in order of first appearance by sequence. Linear in the ids, apart from a sort of the sequences.
+/// On error `*forest` is unchanged.
+///
+/// Errors: invalid_argument (null, negative length, id outside [0, num_pages), row longer than row_stride or than ids),
+/// capacity_exceeded (more than INT32_MAX rows), out_of_memory.
 Status forest_from_block_tables(const BlockTables& tables, Forest* forest) noexcept;
 
 /// Token ids of each sequence, CSR: sequence s owns tokens [offsets[s], offsets[s + 1]). Sequences with a common
@@ -113,8 +120,11 @@ struct TokenSequences {
   Span<const std::int64_t> offsets;  ///< [sequences + 1], ascending, offsets[0] == 0
   Span<const std::int32_t> q_len;    ///< [sequences]; empty: one each
 };
-/// Errors: invalid_argument (offsets not ascending or past the tokens, negative q_len), capacity_exceeded (more than
-/// INT32_MAX distinct tokens), out_of_memory.
+/// Children are in order of first appearance by sequence. Linear in the tokens, apart from a sort of the sequences.
+/// On error `*forest` is unchanged.
+///
+/// Errors: invalid_argument (null, offsets not ascending or past the tokens, negative q_len), capacity_exceeded (more
+/// than INT32_MAX distinct tokens, tokens of a sequence, or rows), out_of_memory.
 Status forest_from_tokens(const TokenSequences& input, Forest* forest) noexcept;
 
 /// A tree as a parent array (a draft tree, a search tree). Node i has lengths[i] tokens and q_len[i] query rows: its
@@ -124,7 +134,10 @@ struct ParentArray {
   Span<const std::int32_t> lengths;  ///< [nodes]; empty: 1 each
   Span<const std::int32_t> q_len;    ///< [nodes]; empty: the node's length
 };
-/// Errors: as make_forest.
+/// On error `*forest` is unchanged.
+///
+/// Errors: invalid_argument (null, parent out of range, cycle, negative length), capacity_exceeded (more than INT32_MAX
+/// tokens or rows), out_of_memory.
 Status forest_from_parents(const ParentArray& input, Forest* forest) noexcept;
 
 /// Accounting of a forest.
@@ -143,9 +156,11 @@ struct ForestStats {
     return unique_tokens ? static_cast<double>(logical_tokens) / static_cast<double>(unique_tokens) : 1.0;
   }
 };
+/// Errors: invalid_argument (null), out_of_memory.
 Status forest_stats(const Forest& forest, ForestStats* stats) noexcept;
 
 /// Per node: sequences whose path includes it. `counts` is resized to the number of nodes.
+/// Errors: invalid_argument (null), out_of_memory.
 Status reference_counts(const Forest& forest, std::vector<std::int32_t>* counts) noexcept;
 
 /// A few lines of text: the accounting, then the tree, at most `max_nodes` nodes of it.

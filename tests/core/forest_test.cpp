@@ -301,6 +301,10 @@ TEST_CASE("make_forest: the fingerprint tells forests apart", "[forest]") {
     change(in);
     CHECK(seen.insert(make(in).fingerprint).second);
   }
+  Input down, up;  // the same nodes in the end, under other input numbers
+  down.nodes = {{-1, -1}, {0, -1}};
+  up.nodes = {{1, -1}, {-1, -1}};
+  CHECK(make(down).fingerprint != make(up).fingerprint);
 }
 
 TEST_CASE("make_forest: refuses what is wrong with operator, argument, got and want", "[forest][errors]") {
