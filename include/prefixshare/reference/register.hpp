@@ -14,18 +14,12 @@ namespace reference {
 
 inline constexpr const char* kName = "reference:eigen";
 
-/// The reference is total.
-template <class Problem>
-Status accepts(const Problem&) noexcept {
-  return {};
-}
-
+/// The reference is total: it declines nothing.
 template <class Problem, class Call>
 Status add_behind(ImplementationList<Problem, Call>* list,
                   Status (*part)(const Call&, std::int32_t, std::int32_t) noexcept) noexcept {
   Implementation<Problem, Call> entry;
   entry.name = kName;
-  entry.accepts = &accepts<Problem>;
   entry.part = part;
   return list->add(entry, false);
 }
