@@ -156,11 +156,11 @@ struct ForestStats {
     return unique_tokens ? static_cast<double>(logical_tokens) / static_cast<double>(unique_tokens) : 1.0;
   }
 };
-/// Errors: invalid_argument (null), out_of_memory.
+/// On error `*stats` is unchanged. Errors: invalid_argument (null), out_of_memory.
 Status forest_stats(const Forest& forest, ForestStats* stats) noexcept;
 
 /// Per node: sequences whose path includes it. `counts` is resized to the number of nodes.
-/// Errors: invalid_argument (null), out_of_memory.
+/// On error `*counts` is unchanged. Errors: invalid_argument (null), out_of_memory.
 Status reference_counts(const Forest& forest, std::vector<std::int32_t>* counts) noexcept;
 
 /// A few lines of text: the accounting, then the tree, at most `max_nodes` nodes of it.

@@ -71,18 +71,25 @@ inline std::vector<std::int32_t> node_depths(const Forest& f) {
   return depth;
 }
 
+/// Distinct slots of the nodes that a sequence reads.
+inline std::int64_t count_unique(const Forest& f) {
+  const std::vector<std::int32_t> references = count_references(f);
+  std::vector<SlotRun> runs;
+  for (std::size_t n = 0; n < f.nodes.size(); ++n) {
+    if (references[n] > 0) add_slot_runs(f, f.nodes[n], &runs);
+  }
+  return count_slots(std::move(runs));
+}
+
 inline ForestStats measure(const Forest& f) {
+  const std::vector<std::int32_t> depth = node_depths(f);
+  const std::int64_t unique = count_unique(f);  // nothing below throws: no result is ever half written
   ForestStats stats;
   stats.sequences = static_cast<std::int64_t>(f.sequences.size());
   stats.nodes = static_cast<std::int64_t>(f.nodes.size());
   stats.rows = f.rows();
-  const std::vector<std::int32_t> depth = node_depths(f), references = count_references(f);
-  std::vector<SlotRun> runs;
-  for (std::size_t n = 0; n < f.nodes.size(); ++n) {
-    stats.roots += f.nodes[n].parent < 0;
-    if (references[n] > 0) add_slot_runs(f, f.nodes[n], &runs);
-  }
-  stats.unique_tokens = count_slots(std::move(runs));
+  stats.unique_tokens = unique;
+  for (const Node& n : f.nodes) stats.roots += n.parent < 0;
   for (const Sequence& s : f.sequences) {
     const std::int64_t path = f.path_end(s.node);
     stats.logical_tokens += path;
