@@ -80,7 +80,7 @@ struct Comparison {
 /// Distance from a reference in both measures.
 struct Distance {
   double inf = 0;           ///< e_inf: max over blocks of max|X - Xref| / max(max|Xref|, B / 8)
-  double l2 = 0;            ///< err_2: ||X - Xref||_2 / ||Xref||_2 over everything
+  double l2 = 0;            ///< err_2: ||X - Xref||_2 / max(||Xref||_2, B / 8) over everything
   std::int64_t worst = -1;  ///< element behind `inf`
   std::int64_t odd = -1;  ///< first element that is not finite as the reference has it: NaN for NaN, the same infinity
 };
@@ -179,7 +179,9 @@ inline Distance distance(Span<const double> x, const Expected& e) {
       d.worst = i;
     }
   }
-  if (difference2 > 0) d.l2 = std::sqrt(difference2 / reference2);
+  double least = 0;  // a tensor of zeros that are sums of what cancels
+  for (double b : e.magnitude) least = std::isfinite(b) ? std::max(least, b / 8) : least;
+  if (difference2 > 0) d.l2 = std::sqrt(difference2) / std::max(std::sqrt(reference2), least);
   return d;
 }
 
