@@ -23,16 +23,11 @@ struct SlotIndex {
 inline float kv_scale_of(const KvScale& scale, SlotIndex at, std::int64_t page_size, std::int64_t heads,
                          std::int64_t head) noexcept {
   switch (scale.granularity) {
-    case ScaleGranularity::none:
-      break;
-    case ScaleGranularity::tensor:
-      return scale.data[0];
-    case ScaleGranularity::head:
-      return scale.data[head];
-    case ScaleGranularity::token:
-      return scale.data[(at.page * page_size + at.slot) * heads + head];
-    case ScaleGranularity::page:
-      return scale.data[at.page * heads + head];
+    case ScaleGranularity::none: break;
+    case ScaleGranularity::tensor: return scale.data[0];
+    case ScaleGranularity::head: return scale.data[head];
+    case ScaleGranularity::token: return scale.data[(at.page * page_size + at.slot) * heads + head];
+    case ScaleGranularity::page: return scale.data[at.page * heads + head];
   }
   return 1;
 }
