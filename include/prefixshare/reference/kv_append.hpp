@@ -13,16 +13,11 @@ namespace reference {
 inline double scale_at(const KvScale& scale, std::int64_t page, std::int64_t slot, std::int64_t page_size,
                        std::int64_t head, std::int64_t heads) {
   switch (scale.granularity) {
-    case ScaleGranularity::none:
-      break;
-    case ScaleGranularity::tensor:
-      return scale.data[0];
-    case ScaleGranularity::head:
-      return scale.data[head];
-    case ScaleGranularity::token:
-      return scale.data[(page * page_size + slot) * heads + head];
-    case ScaleGranularity::page:
-      return scale.data[page * heads + head];
+    case ScaleGranularity::none: break;
+    case ScaleGranularity::tensor: return scale.data[0];
+    case ScaleGranularity::head: return scale.data[head];
+    case ScaleGranularity::token: return scale.data[(page * page_size + slot) * heads + head];
+    case ScaleGranularity::page: return scale.data[page * heads + head];
   }
   return 1;
 }
