@@ -59,6 +59,7 @@ Status run_attention(const char* op, const Executor& executor, const Implementat
 }  // namespace
 
 Status create_context(Context* context) noexcept {
+  if (Status s = detail::check_result("create_context", "context", context)) return s;
   *context = Context{};
   if (Status s = add_portable(&context->tree_attention, &portable::tree_attention_part)) return s;
   if (Status s = add_portable(&context->tree_attention_backward, &portable::tree_attention_backward_part)) return s;

@@ -267,7 +267,7 @@ PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept;
 /// position of its key in the segment's frame; slot -1 where the token lies in another pool, is beyond the path, or is
 /// another row's to write (rows that share a token: the first row in depth-first order writes it).
 /// Spans have forest.rows() elements. `actual_lengths` as in Attend; empty: capacities.
-/// Errors: invalid_argument, out_of_memory.
+/// Errors: invalid_argument, capacity_exceeded (an actual length beyond its capacity), out_of_memory.
 Status append_slots(const Forest& forest, std::int32_t pool, Span<std::int64_t> slots, Span<std::int32_t> positions,
                     Span<const std::int32_t> actual_lengths = {}) noexcept;
 

@@ -84,7 +84,7 @@ Status check_entry(const ImplementationList<Problem, Call>& list, const Implemen
   if (length == 0) return list_error("implementation", "name", length, ">", 0, kInvalid);
   if (length >= kNameCapacity) return list_error("implementation", "name", length, "<", kNameCapacity, kInvalid);
   if (find(list, e.name) != nullptr) return list_error("implementation", "name (taken)", 1, "==", 0, kInvalid);
-  if (e.part == nullptr) return list_error("implementation", "part", 0, "!=", 0, kInvalid);
+  if (e.part == nullptr) return failure({"context", "implementation"}, "part", 0, "!=", 0, StatusUnit::pointer);
   const std::int32_t capacity = ImplementationList<Problem, Call>::kCapacity;
   if (list.count == capacity) {
     return list_error("implementations", "count", list.count, "<", capacity, StatusCode::capacity_exceeded);
@@ -128,6 +128,12 @@ Status plan_with(const Context& context, const Input& input, const LayerKind& ki
   return {};
 }
 
+inline Status check_part(const char* op, std::int32_t part, std::int32_t parts) noexcept {
+  if (parts < 1) return failure({op, "parts"}, "", parts, ">=", 1);
+  if (part < 0) return failure({op, "part"}, "", part, ">=", 0);
+  return part < parts ? Status{} : failure({op, "part"}, "", part, "<", parts);
+}
+
 /// The compiled entries: plain data crosses, no container does. `part` -1 runs every part through the executor.
 PREFIXSHARE_API Status run(const Context& context, const AttendCall& call, std::int32_t part,
                            std::int32_t parts) noexcept;
@@ -162,6 +168,7 @@ Status ImplementationList<Problem, Call>::add(const Implementation<Problem, Call
 
 template <class Problem, class Call>
 Status ImplementationList<Problem, Call>::force(const char* name) noexcept {
+  if (Status s = detail::check_result("context", "name", name)) return s;
   if (*name != '\0' && detail::find(*this, name) == nullptr) {
     return detail::list_error("name", "implementations", 0, ">=", 1, StatusCode::invalid_argument);
   }
@@ -170,6 +177,8 @@ Status ImplementationList<Problem, Call>::force(const char* name) noexcept {
 }
 
 inline Status force_implementation(Context* context, const char* name) noexcept {
+  if (Status s = detail::check_result("context", "context", context)) return s;
+  if (Status s = detail::check_result("context", "name", name)) return s;
   std::int64_t found = 0;
   detail::for_each_list(context, [&](auto& list) { found += *name == '\0' || detail::find(list, name) != nullptr; });
   if (found == 0) return detail::list_error("name", "implementations", 0, ">=", 1, StatusCode::invalid_argument);
@@ -196,24 +205,26 @@ inline Status tree_attention_backward(const Context& context, const Plan& plan, 
 }
 inline Status tree_attention_part(const Context& context, const Plan& plan, const Attend& args, std::int32_t part,
                                   std::int32_t parts) noexcept {
-  if (part < 0 || part >= parts) return detail::failure({detail::kAttendOp, "part"}, "", part, "in [0, parts)", parts);
+  if (Status s = detail::check_part(detail::kAttendOp, part, parts)) return s;
   return detail::run(context, AttendCall{plan.view(), args}, part, parts);
 }
 inline Status tree_attention_backward_part(const Context& context, const Plan& plan, const AttendGrad& args,
                                            std::int32_t part, std::int32_t parts) noexcept {
-  if (part < 0 || part >= parts) {
-    return detail::failure({detail::kAttendGradOp, "part"}, "", part, "in [0, parts)", parts);
-  }
+  if (Status s = detail::check_part(detail::kAttendGradOp, part, parts)) return s;
   return detail::run(context, AttendGradCall{plan.view(), args}, part, parts);
 }
 
 inline Status shared_prefix_attention(const Context& context, const Plan& plan,
                                       const SharedPrefixAttend& args) noexcept {
+  constexpr const char* kOp = "shared_prefix_attention";
+  if (Status s = detail::check_packed(kOp, plan.view(), args); !s.ok()) return s;
   const KvPool pool = detail::as_pool(args);
-  return tree_attention(context, plan, detail::as_attend(args, pool));
+  return detail::in_packed_words(kOp, tree_attention(context, plan, detail::as_attend(args, pool)));
 }
 inline Status shared_prefix_attention_backward(const Context& context, const Plan& plan,
                                                const SharedPrefixAttendGrad& args) noexcept {
+  constexpr const char* kOp = "shared_prefix_attention_backward";
+  if (Status s = detail::check_packed(kOp, plan.view(), args); !s.ok()) return s;
   const KvPool pool = detail::as_pool(args.fwd);
   const KvGrad grad{detail::as_page(args.dk), detail::as_page(args.dv)};
   AttendGrad g;
@@ -225,7 +236,7 @@ inline Status shared_prefix_attention_backward(const Context& context, const Pla
   g.dsinks = args.dsinks;
   g.accumulate = args.accumulate;
   g.workspace = args.workspace;
-  return tree_attention_backward(context, plan, g);
+  return detail::in_packed_words(kOp, tree_attention_backward(context, plan, g));
 }
 
 template <class Problem, class Call>

@@ -104,7 +104,9 @@ class PlanBuilder {
 
   /// Lowest order that an instance can take at run time.
   std::int32_t lowest_order(const RowInstance& r) const noexcept {
-    return r.length_slot < 0 ? r.order : r.order - plan_.slot_capacity[static_cast<std::size_t>(r.length_slot)];
+    if (r.length_slot < 0) return r.order;
+    const std::int64_t lowest = std::int64_t{r.order} - plan_.slot_capacity[static_cast<std::size_t>(r.length_slot)];
+    return static_cast<std::int32_t>(std::max<std::int64_t>(lowest, INT32_MIN));
   }
 
   /// Opens a tile; runs that are added next belong to it. `first` tells that no tile before it holds its rows' keys.
@@ -866,6 +868,7 @@ class RectanglePlanner : PlanBuilder {
     if (options_.mode == Mode::batch_invariant) {
       return plan_error("options", "mode", -1, "==", static_cast<int>(options_.mode), 0, StatusCode::unsupported);
     }
+    if (Status s = check_spans(); !s.ok()) return s;
     if (input_.q_rows < 0) return bad("q_rows", "", -1, ">=", input_.q_rows, 0);
     for (std::int64_t i = 0; i < input_.rows.size(); ++i) {
       const RowInstance& r = input_.rows[i];
@@ -876,14 +879,26 @@ class RectanglePlanner : PlanBuilder {
     if (Status s = check_segments(); !s.ok()) return s;
     return check_rectangles();
   }
+  Status check_spans() const noexcept {
+    if (Status s = check_span(kPlanOp, "pools", input_.pools); !s.ok()) return s;
+    if (Status s = check_span(kPlanOp, "pages", input_.pages); !s.ok()) return s;
+    if (Status s = check_span(kPlanOp, "segments", input_.segments); !s.ok()) return s;
+    if (Status s = check_span(kPlanOp, "rows", input_.rows); !s.ok()) return s;
+    if (Status s = check_span(kPlanOp, "rectangles", input_.rectangles); !s.ok()) return s;
+    return check_span(kPlanOp, "words", input_.words, INT64_MAX);
+  }
   Status check_segments() const {
+    for (std::int64_t i = 0; i < input_.pools.size(); ++i) {
+      const PoolShape& pool = input_.pools[i];
+      if (pool.page_size < 1) return plan_error("pools", "page_size", i, ">=", pool.page_size, 1);
+      if (pool.num_pages < 0) return plan_error("pools", "num_pages", i, ">=", pool.num_pages, 0);
+    }
     for (std::int64_t i = 0; i < input_.segments.size(); ++i) {
       const Segment& s = input_.segments[i];
       if (s.pool < 0 || s.pool >= input_.pools.size()) {
         return plan_error("segments", "pool", i, s.pool < 0 ? ">=" : "<", s.pool, s.pool < 0 ? 0 : input_.pools.size());
       }
       const PoolShape& pool = input_.pools[s.pool];
-      if (pool.page_size < 1) return plan_error("pools", "page_size", s.pool, ">=", pool.page_size, 1);
       if (s.length < 0) return plan_error("segments", "length", i, ">=", s.length, 0);
       if (s.offset < 0) return plan_error("segments", "offset", i, ">=", s.offset, 0);
       if (s.offset >= pool.page_size) return plan_error("segments", "offset", i, "<", s.offset, pool.page_size);
@@ -980,8 +995,8 @@ Status run_planner(const Input& input, const LayerKind& kind, const PlanOptions&
   if (Status s = check_options(kind, options, plan); !s.ok()) return s;
   try {
     return Planner(input, kind, options, plan).build();
-  } catch (const std::bad_alloc&) {
-    return plan_error("plan", "", -1, "==", 0, 0, StatusCode::out_of_memory);
+  } catch (...) {  // only allocation throws here
+    return out_of_memory(kPlanOp, "plan");
   }
 }
 

@@ -107,11 +107,40 @@ inline std::int32_t node_at(const Forest& f, std::int32_t n, std::int64_t at) no
   return at < 0 ? -1 : n;
 }
 
-inline Status append_error(const char* argument, std::int64_t got, std::int64_t want,
-                           const char* relation = "==", StatusCode code = StatusCode::invalid_argument) noexcept {
-  Status s = plan_error(argument, "size", -1, relation, got, want, code);
-  s.op = "append_slots";
-  return s;
+inline constexpr const char* kSlotsOp = "append_slots";
+
+/// An array of exactly `size` elements.
+template <class T>
+Status check_slot_array(const char* argument, Span<T> array, std::int64_t size) noexcept {
+  if (array.size() == size) return check_span(kSlotsOp, argument, array);
+  return refuse(StatusCode::invalid_argument, kSlotsOp, argument, -1, "size", array.size(), "==", size);
+}
+
+/// One actual length per length slot, or none at all, within its capacity.
+inline Status check_slot_lengths(const Forest& f, Span<const std::int32_t> lengths) noexcept {
+  if (lengths.empty()) return {};
+  std::int64_t slots = 0;
+  for (const Node& n : f.nodes) slots += n.length_slot >= 0;
+  if (Status s = check_slot_array("actual_lengths", lengths, slots); !s.ok()) return s;
+  for (const Node& n : f.nodes) {
+    const std::int32_t slot = n.length_slot, length = slot < 0 ? 0 : lengths[slot];
+    if (length < 0) return refuse(StatusCode::invalid_argument, kSlotsOp, "actual_lengths", slot, "", length, ">=", 0);
+    if (slot >= 0 && length > n.length) {
+      return refuse(StatusCode::capacity_exceeded, kSlotsOp, "actual_lengths", slot, "", length, "<=", n.length);
+    }
+  }
+  return {};
+}
+
+inline Status check_append_slots(const Forest& f, std::int32_t pool, Span<std::int64_t> slots,
+                                 Span<std::int32_t> positions, Span<const std::int32_t> actual_lengths) noexcept {
+  constexpr StatusCode kInvalid = StatusCode::invalid_argument;
+  const std::int64_t pools = static_cast<std::int64_t>(f.pools.size());
+  if (pool < 0) return refuse(kInvalid, kSlotsOp, "pool", -1, "", pool, ">=", 0);
+  if (pool >= pools) return refuse(kInvalid, kSlotsOp, "pool", -1, "", pool, "<", pools);
+  if (Status s = check_slot_array("slots", slots, f.rows()); !s.ok()) return s;
+  if (Status s = check_slot_array("positions", positions, f.rows()); !s.ok()) return s;
+  return check_slot_lengths(f, actual_lengths);
 }
 
 /// Finds the slot of each row's token; duplicates are resolved afterwards.
@@ -142,13 +171,11 @@ inline void find_slots(const Forest& f, std::int32_t pool, Span<std::int64_t> sl
 
 inline Status append_slots(const Forest& forest, std::int32_t pool, Span<std::int64_t> slots,
                            Span<std::int32_t> positions, Span<const std::int32_t> actual_lengths) noexcept {
-  const std::int64_t pools = static_cast<std::int64_t>(forest.pools.size());
-  if (pool < 0 || pool >= pools) return detail::append_error("pool", pool, pools, "<");
-  if (slots.size() != forest.rows()) return detail::append_error("slots", slots.size(), forest.rows());
-  if (positions.size() != forest.rows()) return detail::append_error("positions", positions.size(), forest.rows());
+  if (Status s = detail::check_append_slots(forest, pool, slots, positions, actual_lengths); !s.ok()) return s;
   try {
-    detail::find_slots(forest, pool, slots, positions, actual_lengths);
     std::vector<std::pair<std::int64_t, std::int32_t>> order;  // (slot, depth-first row)
+    order.reserve(static_cast<std::size_t>(forest.rows()));
+    detail::find_slots(forest, pool, slots, positions, actual_lengths);
     for (std::int32_t r = 0; r < forest.rows(); ++r) {
       const std::int64_t slot = slots[forest.row_map[static_cast<std::size_t>(r)]];
       if (slot >= 0) order.push_back({slot, r});
@@ -158,8 +185,8 @@ inline Status append_slots(const Forest& forest, std::int32_t pool, Span<std::in
       if (order[i].first == order[i - 1].first) slots[forest.row_map[static_cast<std::size_t>(order[i].second)]] = -1;
     }
     return Status{};
-  } catch (const std::bad_alloc&) {
-    return detail::append_error("slots", 0, 0, "==", StatusCode::out_of_memory);
+  } catch (...) {  // only allocation throws here
+    return detail::out_of_memory(detail::kSlotsOp, "slots");
   }
 }
 

@@ -127,30 +127,56 @@ inline Status check_workspace(const char* op, const Workspace& ws, std::int64_t 
   if (ws.counter_bytes % kWorkspaceAlignment != 0) {
     return failure(at, "counter_bytes", ws.counter_bytes, "multiple of", kWorkspaceAlignment, StatusUnit::bytes);
   }
-  if (ws.bytes - ws.counter_bytes < bytes) {
-    return failure(at, "bytes", ws.bytes, ">=", ws.counter_bytes + bytes, StatusUnit::bytes,
-                   StatusCode::workspace_too_small);
+  const std::int64_t needed = checked_sum(ws.counter_bytes, bytes);
+  if (needed < 0) return failure(at, "counter_bytes", ws.counter_bytes, "<=", INT64_MAX - bytes, StatusUnit::bytes);
+  if (ws.bytes < needed) {
+    return failure(at, "bytes", ws.bytes, ">=", needed, StatusUnit::bytes, StatusCode::workspace_too_small);
   }
   return {};
 }
-inline Footprint footprint(const Workspace& ws) noexcept {
-  Footprint f;
-  if (ws.data == nullptr || ws.bytes <= 0) return f;
-  f.begin = reinterpret_cast<std::uintptr_t>(ws.data);
-  f.element = ws.bytes;
-  return f;
+inline Footprint footprint(const Workspace& ws) noexcept { return footprint(ws.data, ws.bytes); }
+
+/// Memory that a call writes, under the argument's name.
+struct Written {
+  Where at;
+  Footprint memory;
+};
+inline Status check_apart(const Written& out, const Footprint& other) noexcept {
+  return overlap(out.memory, other) ? failure(out.at, "overlap", 1, "==", 0) : Status{};
 }
 
-/// An output against every input of the forward, and against the workspace.
-template <int Rank>
-Status check_apart_from_inputs(Where at, const TensorView<Rank>& out, const Attend& args) noexcept {
-  if (Status s = check_apart(at, out, args.q)) return s;
-  for (const KvPool& pool : args.kv) {
-    if (Status s = check_apart(at, out, pool.k)) return s;
-    if (Status s = check_apart(at, out, pool.v)) return s;
-    if (Status s = check_apart(at, out, pool.bias)) return s;
+/// Something written against every input of the forward.
+inline Status check_apart_from_inputs(const Written& out, const PlanView& plan, const Attend& args) noexcept {
+  const std::int64_t heads = plan.header.kind.Hkv;
+  if (Status s = check_apart(out, footprint(args.q))) return s;
+  if (Status s = check_apart(out, footprint(args.sinks))) return s;
+  if (Status s = check_apart(out, footprint(args.actual_lengths))) return s;
+  if (Status s = check_apart(out, args.rope ? footprint(args.rope->inv_freq) : Footprint{})) return s;
+  for (std::int64_t i = 0; i < args.kv.size(); ++i) {
+    const KvPool& pool = args.kv[i];
+    if (Status s = check_apart(out, footprint(pool.k))) return s;
+    if (Status s = check_apart(out, footprint(pool.v))) return s;
+    if (Status s = check_apart(out, footprint(pool.bias))) return s;
+    for (const KvScale& scale : {pool.k_scale, pool.v_scale}) {
+      const std::int64_t bytes = scale_count(scale, plan.pools[i], heads) * std::int64_t{sizeof(float)};
+      if (Status s = check_apart(out, footprint(scale.data, bytes))) return s;
+    }
   }
-  return overlap(footprint(out), footprint(args.workspace)) ? failure(at, "overlap", 1, "==", 0) : Status{};
+  return {};
+}
+
+/// What a forward writes against its inputs and against each other.
+inline Status check_apart(const PlanView& plan, const Attend& args) noexcept {
+  const Written written[] = {{{kAttendOp, "workspace"}, footprint(args.workspace)},
+                             {{kAttendOp, "o"}, footprint(args.o)},
+                             {{kAttendOp, "lse"}, footprint(args.lse)}};
+  for (const Written& out : written) {
+    if (Status s = check_apart_from_inputs(out, plan, args)) return s;
+    for (const Written* other = written; other != &out; ++other) {
+      if (Status s = check_apart(out, other->memory)) return s;
+    }
+  }
+  return {};
 }
 
 inline ViewRule output_rule(unsigned dtypes, MemorySpace space, bool required) noexcept {
@@ -191,9 +217,20 @@ inline Status validate(const PlanView& plan, const Attend& args, MemorySpace spa
   const ViewRule rule = output_rule(output_dtypes(kind.q_dtype, kind), space, false);
   if (Status s = check_view({kAttendOp, "o"}, args.o, {{plan.header.rows, kind.Hq, kind.Dv}}, rule)) return s;
   if (Status s = check_lse({kAttendOp, "lse"}, args.lse, plan, true, false, space)) return s;
-  if (Status s = check_apart_from_inputs({kAttendOp, "o"}, args.o, args)) return s;
-  if (Status s = check_apart({kAttendOp, "o"}, args.o, args.lse)) return s;
-  return check_apart_from_inputs({kAttendOp, "lse"}, args.lse, args);
+  return check_apart(plan, args);
+}
+
+/// Bytes of scratch and partial states of a forward; -1 if they pass int64.
+inline std::int64_t forward_bytes(const LayerKind& kind, std::int64_t parts, std::int64_t partial_rows) noexcept {
+  const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;  // twice an f64 row: room for the rounding up
+  if (checked_product(partial_rows, row) < 0) return -1;
+  return checked_sum(checked_product(parts, scratch_bytes<ForwardMemory>(kind)), partial_bytes(kind, partial_rows));
+}
+
+/// Parts of a call: at least one, and their scratch (`bytes` in all, -1 if too much) fits int64.
+inline Status check_parts(const char* op, std::int32_t parts, std::int64_t bytes) noexcept {
+  if (parts < 1) return failure({op, "parts"}, "", parts, ">=", 1);
+  return bytes < 0 ? failure({op, "parts"}, "bytes", INT64_MAX, "<", INT64_MAX, StatusUnit::bytes) : Status{};
 }
 
 /// The same, and the workspace of a call in `parts` parts.
@@ -201,8 +238,8 @@ inline Status validate(const PlanView& plan, const Attend& args, std::int32_t pa
                        MemorySpace space = MemorySpace::host) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (Status s = validate(plan, args, space)) return s;
-  if (parts < 1) return failure({kAttendOp, "parts"}, "", parts, ">=", 1);
-  const std::int64_t bytes = parts * scratch_bytes<ForwardMemory>(kind) + partial_bytes(kind, plan.header.partial_rows);
+  const std::int64_t bytes = forward_bytes(kind, parts, plan.header.partial_rows);
+  if (Status s = check_parts(kAttendOp, parts, bytes)) return s;
   return check_workspace(kAttendOp, args.workspace, counter_bytes(plan.groups.size()), bytes);
 }
 
@@ -225,31 +262,28 @@ inline Status check_gradients(const PlanView& plan, const AttendGrad& args, Memo
   return args.fwd.sinks.empty() ? failure({op, "sinks"}, "size", 0, "==", kind.Hq) : Status{};
 }
 
-/// One gradient output against all inputs and the workspace.
-template <int Rank>
-Status check_gradient_apart(Where at, const TensorView<Rank>& out, const AttendGrad& args) noexcept {
-  if (Status s = check_apart_from_inputs(at, out, args.fwd)) return s;
-  if (Status s = check_apart(at, out, args.fwd.o)) return s;
-  if (Status s = check_apart(at, out, args.fwd.lse)) return s;
-  if (Status s = check_apart(at, out, args.dout)) return s;
-  if (Status s = check_apart(at, out, args.dlse)) return s;
-  return overlap(footprint(out), footprint(args.workspace)) ? failure(at, "overlap", 1, "==", 0) : Status{};
-}
-inline Status check_gradients_apart(const AttendGrad& args) noexcept {
+/// What a backward writes: workspace, dq, dsinks, then dk and dv of each pool.
+inline std::int64_t written_count(const AttendGrad& args) noexcept { return 3 + 2 * args.dkv.size(); }
+inline Written written(const AttendGrad& args, std::int64_t i) noexcept {
   constexpr const char* op = kAttendGradOp;
-  if (Status s = check_gradient_apart({op, "dq"}, args.dq, args)) return s;
-  for (std::int64_t i = 0; i < args.dkv.size(); ++i) {
-    const KvGrad& grad = args.dkv[i];
-    if (Status s = check_gradient_apart({op, "dkv.dk", i}, grad.dk, args)) return s;
-    if (Status s = check_gradient_apart({op, "dkv.dv", i}, grad.dv, args)) return s;
-    if (Status s = check_apart({op, "dkv.dk", i}, grad.dk, args.dq)) return s;
-    if (Status s = check_apart({op, "dkv.dv", i}, grad.dv, args.dq)) return s;
-    if (Status s = check_apart({op, "dkv.dv", i}, grad.dv, grad.dk)) return s;
-    for (std::int64_t j = 0; j < i; ++j) {
-      if (Status s = check_apart({op, "dkv.dk", i}, grad.dk, args.dkv[j].dk)) return s;
-      if (Status s = check_apart({op, "dkv.dk", i}, grad.dk, args.dkv[j].dv)) return s;
-      if (Status s = check_apart({op, "dkv.dv", i}, grad.dv, args.dkv[j].dk)) return s;
-      if (Status s = check_apart({op, "dkv.dv", i}, grad.dv, args.dkv[j].dv)) return s;
+  if (i == 0) return {{op, "workspace"}, footprint(args.workspace)};
+  if (i == 1) return {{op, "dq"}, footprint(args.dq)};
+  if (i == 2) return {{op, "dsinks"}, footprint(args.dsinks)};
+  const std::int64_t pool = (i - 3) / 2;
+  if (i % 2 == 1) return {{op, "dkv.dk", pool}, footprint(args.dkv[pool].dk)};
+  return {{op, "dkv.dv", pool}, footprint(args.dkv[pool].dv)};
+}
+/// Against all inputs and against each other.
+inline Status check_apart(const PlanView& plan, const AttendGrad& args) noexcept {
+  for (std::int64_t i = 0; i < written_count(args); ++i) {
+    const Written out = written(args, i);
+    if (Status s = check_apart_from_inputs(out, plan, args.fwd)) return s;
+    if (Status s = check_apart(out, footprint(args.fwd.o))) return s;
+    if (Status s = check_apart(out, footprint(args.fwd.lse))) return s;
+    if (Status s = check_apart(out, footprint(args.dout))) return s;
+    if (Status s = check_apart(out, footprint(args.dlse))) return s;
+    for (std::int64_t other = 0; other < i; ++other) {
+      if (Status s = check_apart(out, written(args, other).memory)) return s;
     }
   }
   return {};
@@ -270,7 +304,7 @@ inline Status validate(const PlanView& plan, const AttendGrad& args, MemorySpace
   if (Status s = check_view({op, "dout"}, args.dout, rows, rule)) return s;
   if (Status s = check_lse({op, "dlse"}, args.dlse, plan, false, false, space)) return s;
   if (Status s = check_gradients(plan, args, space)) return s;
-  if (Status s = check_gradients_apart(args)) return s;
+  if (Status s = check_apart(plan, args)) return s;
   if (!plan.header.backward) {
     return failure({op, "plan"}, "backward", 0, "==", 1, StatusUnit::number, StatusCode::unsupported);
   }
@@ -282,8 +316,9 @@ inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_
                        MemorySpace space = MemorySpace::host) noexcept {
   constexpr const char* op = kAttendGradOp;
   if (Status s = validate(plan, args, space)) return s;
-  if (parts < 1) return failure({op, "parts"}, "", parts, ">=", 1);
-  return check_workspace(op, args.workspace, 0, parts * scratch_bytes<BackwardMemory>(plan.header.kind));
+  const std::int64_t bytes = checked_product(parts, scratch_bytes<BackwardMemory>(plan.header.kind));
+  if (Status s = check_parts(op, parts, bytes)) return s;
+  return check_workspace(op, args.workspace, 0, bytes);
 }
 
 inline Status check_limits(const char* op, const LayerKind& kind, const PlanLimits& limits) noexcept {
@@ -294,36 +329,63 @@ inline Status check_limits(const char* op, const LayerKind& kind, const PlanLimi
   constexpr std::int64_t kMost = std::int64_t{1} << 40;  // keeps every product below within int64
   if (limits.rows > INT32_MAX) return failure({op, "limits"}, "rows", limits.rows, "<=", INT32_MAX);
   if (limits.max_context > kMost) return failure({op, "limits"}, "max_context", limits.max_context, "<=", kMost);
+  if (limits.mode > Mode::batch_invariant) {
+    return failure({op, "limits"}, "mode", static_cast<int>(limits.mode),
+                   "<=", static_cast<int>(Mode::batch_invariant));
+  }
+  if (limits.partial_rows < -1) return failure({op, "limits"}, "partial_rows", limits.partial_rows, ">=", -1);
+  return {};
+}
+
+inline Status check_result(const char* op, const char* argument, const void* result) noexcept {
+  return result == nullptr ? failure({op, argument}, "", 0, "!=", 0, StatusUnit::pointer) : Status{};
+}
+
+/// forward_workspace in the name of `op`.
+inline Status forward_workspace_bytes(const char* op, const LayerKind& kind, const PlanLimits& limits,
+                                      std::int64_t* bytes) noexcept {
+  if (Status s = check_limits(op, kind, limits)) return s;
+  const std::int64_t rows = partial_row_bound(limits);
+  const std::int64_t sum = checked_sum(counter_bytes(limits.rows), forward_bytes(kind, limits.parts, rows));
+  if (sum < 0) {
+    if (forward_bytes(kind, 0, rows) >= 0) {
+      return failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / scratch_bytes<ForwardMemory>(kind));
+    }
+    const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;
+    return failure({op, "limits"}, "partial_rows", rows, "<=", INT64_MAX / row);
+  }
+  *bytes = sum;
   return {};
 }
 
 }  // namespace detail
 
 inline Status forward_workspace(const LayerKind& kind, const PlanLimits& limits, std::int64_t* bytes) noexcept {
-  if (Status s = detail::check_limits("forward_workspace", kind, limits)) return s;
-  const std::int64_t rows = detail::partial_row_bound(limits);
-  const std::int64_t row_bytes = std::int64_t{kind.Hq} * (kind.Dv + 1) * 8;
-  if (detail::checked_product(rows, row_bytes) < 0) {
-    return detail::failure({"forward_workspace", "limits"}, "partial_rows", rows, "<=", INT64_MAX / row_bytes);
-  }
-  *bytes = detail::counter_bytes(limits.rows) + limits.parts * detail::scratch_bytes<detail::ForwardMemory>(kind) +
-           detail::partial_bytes(kind, rows);
-  return {};
+  constexpr const char* op = "forward_workspace";
+  if (Status s = detail::check_result(op, "bytes", bytes)) return s;
+  return detail::forward_workspace_bytes(op, kind, limits, bytes);
 }
 
 inline Status backward_workspace(const LayerKind& kind, const PlanLimits& limits, std::int64_t* bytes) noexcept {
-  if (Status s = detail::check_limits("backward_workspace", kind, limits)) return s;
-  *bytes = limits.parts * detail::scratch_bytes<detail::BackwardMemory>(kind);
+  constexpr const char* op = "backward_workspace";
+  if (Status s = detail::check_result(op, "bytes", bytes)) return s;
+  if (Status s = detail::check_limits(op, kind, limits)) return s;
+  const std::int64_t each = detail::scratch_bytes<detail::BackwardMemory>(kind);
+  const std::int64_t counters = detail::counter_bytes(limits.rows);  // they come first in every workspace
+  const std::int64_t sum = detail::checked_sum(counters, detail::checked_product(limits.parts, each));
+  if (sum < 0) return detail::failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / each);
+  *bytes = sum;
   return {};
 }
 
 inline Status init_workspace(const LayerKind& kind, const PlanLimits& limits, void* data, std::int64_t bytes,
                              Workspace* workspace) noexcept {
   constexpr const char* op = "init_workspace";
+  if (Status s = detail::check_result(op, "workspace", workspace)) return s;
+  if (Status s = detail::check_result(op, "data", data)) return s;
   std::int64_t needed = 0;
-  if (Status s = forward_workspace(kind, limits, &needed)) return s;
+  if (Status s = detail::forward_workspace_bytes(op, kind, limits, &needed)) return s;
   const Workspace made{data, bytes, detail::counter_bytes(limits.rows)};
-  if (workspace == nullptr) return detail::failure({op, "workspace"}, "", 0, "!=", 0, StatusUnit::pointer);
   if (Status s = detail::check_workspace(op, made, 0, needed - made.counter_bytes)) return s;
   std::memset(data, 0, static_cast<std::size_t>(made.counter_bytes));
   *workspace = made;

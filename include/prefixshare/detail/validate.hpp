@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "prefixshare/rope.hpp"
+#include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
 #include "prefixshare/tensor.hpp"
 
@@ -105,6 +106,19 @@ Footprint footprint(const TensorView<Rank>& view) noexcept {
   return f;
 }
 
+/// Of consecutive bytes.
+inline Footprint footprint(const void* data, std::int64_t bytes) noexcept {
+  Footprint f;
+  if (data == nullptr || bytes <= 0) return f;
+  f.begin = reinterpret_cast<std::uintptr_t>(data);
+  f.element = bytes;
+  return f;
+}
+template <class T>
+Footprint footprint(Span<T> array) noexcept {
+  return footprint(array.data(), checked_product(array.size(), std::int64_t{sizeof(T)}));
+}
+
 /// Whether two views may share a byte. Byte intervals decide, except that views which interleave as blocks (K and V of
 /// one fused cache, q and k of one packed projection) are seen to be apart: with the dimensions whose stride is longer
 /// than the distance of their starts common to both, each block holds all of one view and then all of the other.
@@ -152,6 +166,10 @@ template <int RankA, int RankB>
 Status check_apart(Where at, const TensorView<RankA>& output, const TensorView<RankB>& other) noexcept {
   return overlap(output, other) ? failure(at, "overlap", 1, "==", 0) : Status{};
 }
+template <int Rank, class T>
+Status check_apart(Where at, const TensorView<Rank>& output, Span<T> other) noexcept {
+  return overlap(footprint(output), footprint(other)) ? failure(at, "overlap", 1, "==", 0) : Status{};
+}
 
 inline const char* shape_field(int d) noexcept {
   static constexpr const char* kFields[kMaxRank] = {"shape[0]", "shape[1]", "shape[2]", "shape[3]"};
@@ -167,11 +185,23 @@ struct Shape {
   std::int64_t length[kMaxRank];
 };
 
-/// Lengths >= 0 and as wanted (-1: any), whose product fits int64 even without its zeros. Sets whether there are
-/// elements.
+/// Lengths whose product does not fit int64 even without its zeros: the longest is to blame.
+template <int Rank>
+Status check_shape_product(Where at, const TensorView<Rank>& view) noexcept {
+  int longest = 0;
+  for (int d = 1; d < Rank; ++d) longest = view.shape[d] > view.shape[longest] ? d : longest;
+  std::int64_t others = 1;
+  for (int d = 0; d < Rank; ++d) {
+    if (d != longest && view.shape[d] > 0) others = checked_product(others, view.shape[d]);
+  }
+  if (checked_product(others, view.shape[longest]) >= 0) return {};
+  const std::int64_t most = others < 0 ? 0 : std::numeric_limits<std::int64_t>::max() / others;
+  return failure(at, shape_field(longest), view.shape[longest], "<=", most);
+}
+
+/// Lengths >= 0 and as wanted (-1: any), whose product fits int64. Sets whether there are elements.
 template <int Rank>
 Status check_shape(Where at, const TensorView<Rank>& view, const Shape& want, bool* empty) noexcept {
-  std::int64_t product = 1;
   *empty = false;
   for (int d = 0; d < Rank; ++d) {
     const std::int64_t length = view.shape[d];
@@ -179,12 +209,8 @@ Status check_shape(Where at, const TensorView<Rank>& view, const Shape& want, bo
     if (want.length[d] >= 0 && length != want.length[d])
       return failure(at, shape_field(d), length, "==", want.length[d]);
     *empty = *empty || length == 0;
-    if (length > 0) product = checked_product(product, length);
-    if (product < 0) {
-      return failure(at, shape_field(d), length, "<=", std::numeric_limits<std::int64_t>::max() / length);
-    }
   }
-  return {};
+  return check_shape_product(at, view);
 }
 
 /// Strides of a view with elements: their signs, the innermost, byte offsets within int64.

@@ -120,18 +120,21 @@ inline Status check_rope_rows(const char* op, const TensorView<3>& x, const Tens
   rule.dtypes = dtype_set(x.dtype);
   if (Status s = check_view({op, "out"}, out, shape_of(x), rule)) return s;
   if (Status s = check_rope({op, "table"}, table, x.shape[2])) return s;
+  if (Status s = check_apart({op, "out"}, out, table.inv_freq)) return s;
   return same_view(x, out) ? Status{} : check_apart({op, "out"}, out, x);
 }
 
 inline Status validate(const RopeApply& args, MemorySpace space = MemorySpace::host) noexcept {
   if (Status s = check_rope_rows("rope_apply", args.x, args.out, args.table, space)) return s;
-  return check_array({"rope_apply", "positions"}, args.positions, args.x.shape[0]);
+  if (Status s = check_array({"rope_apply", "positions"}, args.positions, args.x.shape[0])) return s;
+  return check_apart({"rope_apply", "out"}, args.out, args.positions);
 }
 
 inline Status validate(const RopeShift& args, MemorySpace space = MemorySpace::host) noexcept {
   if (Status s = check_rope_rows("rope_shift", args.x, args.out, args.table, space)) return s;
   const std::int64_t want = args.deltas.size() == 1 ? 1 : args.x.shape[0];
-  return check_array({"rope_shift", "deltas"}, args.deltas, want);
+  if (Status s = check_array({"rope_shift", "deltas"}, args.deltas, want)) return s;
+  return check_apart({"rope_shift", "out"}, args.out, args.deltas);
 }
 
 inline Status check_kv_scale(Where at, const KvScale& scale) noexcept {
@@ -160,12 +163,37 @@ inline Status check_append_views(const KvAppend& args, MemorySpace space) noexce
   return check_view({kOp, "v"}, args.v, {{tokens, k.shape[2], args.pool.v.shape[3]}}, source);
 }
 
+/// The numbers behind a scale of a cache [num_pages, page_size, Hkv, ..].
+inline Span<const float> scale_array(const KvScale& scale, std::int64_t num_pages, std::int64_t page_size,
+                                     std::int64_t heads) noexcept {
+  switch (scale.granularity) {
+    case ScaleGranularity::none: break;
+    case ScaleGranularity::tensor: return {scale.data, 1};
+    case ScaleGranularity::head: return {scale.data, heads};
+    case ScaleGranularity::token: return {scale.data, num_pages * page_size * heads};
+    case ScaleGranularity::page: return {scale.data, num_pages * heads};
+  }
+  return {};
+}
+
+/// One of the two caches that kv_append writes against all that it reads.
+inline Status check_append_apart(Where at, const TensorView<4>& cache, const KvAppend& args) noexcept {
+  const TensorView<4>& k = args.pool.k;
+  if (Status s = check_apart(at, cache, args.k)) return s;
+  if (Status s = check_apart(at, cache, args.v)) return s;
+  if (Status s = check_apart(at, cache, args.slots)) return s;
+  for (const KvScale& scale : {args.pool.k_scale, args.pool.v_scale}) {
+    if (Status s = check_apart(at, cache, scale_array(scale, k.shape[0], k.shape[1], k.shape[2]))) return s;
+  }
+  if (args.rope == nullptr) return {};
+  if (Status s = check_apart(at, cache, args.positions)) return s;
+  return check_apart(at, cache, args.rope->inv_freq);
+}
+
 inline Status check_append_overlap(const KvAppend& args) noexcept {
   constexpr const char* kOp = "kv_append";
-  if (Status s = check_apart({kOp, "pool.k"}, args.pool.k, args.k)) return s;
-  if (Status s = check_apart({kOp, "pool.k"}, args.pool.k, args.v)) return s;
-  if (Status s = check_apart({kOp, "pool.v"}, args.pool.v, args.k)) return s;
-  if (Status s = check_apart({kOp, "pool.v"}, args.pool.v, args.v)) return s;
+  if (Status s = check_append_apart({kOp, "pool.k"}, args.pool.k, args)) return s;
+  if (Status s = check_append_apart({kOp, "pool.v"}, args.pool.v, args)) return s;
   return check_apart({kOp, "pool.v"}, args.pool.v, args.pool.k);
 }
 
