@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "format.hpp"
+
+#include <cmath>
+#include <cstdio>
+
+namespace prefix_report {
+
+namespace {
+
+/// Three significant digits, and never an exponent: 4.29, 42.9, 429.
+std::string three_digits(double value) {
+  const double size = std::abs(value);
+  return fixed(value, size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
+}
+
+std::string scaled(double value, double step, const char* const* units, int count) {
+  int unit = 0;
+  for (; unit + 1 < count && std::abs(value) >= 0.9995 * step; ++unit) value /= step;
+  return three_digits(value) + " " + units[unit];
+}
+
+}  // namespace
+
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+std::string with_commas(std::int64_t value) {
+  std::string text = std::to_string(value);
+  const std::size_t first = text[0] == '-' ? 1 : 0;
+  for (std::size_t i = text.size(); i > first + 3; i -= 3) text.insert(i - 3, ",");
+  return text;
+}
+
+std::string bytes_text(double bytes) {
+  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  return scaled(bytes, 1024, kUnits, 5);
+}
+
+std::string seconds_text(double seconds) {
+  static constexpr const char* kUnits[] = {"us", "ms", "s"};
+  return scaled(seconds * 1e6, 1000, kUnits, 3);
+}
+
+std::string flops_text(double flops) {
+  static constexpr const char* kUnits[] = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"};
+  return scaled(flops, 1000, kUnits, 6);
+}
+
+}  // namespace prefix_report
