@@ -937,7 +937,8 @@ class RectanglePlanner : PlanBuilder {
         return plan_error("rectangles", "position", i, "<=", r.position, INT32_MAX - r.length);
       if (static_cast<int>(r.mask) > 2) return plan_error("rectangles", "mask", i, "<=", static_cast<int>(r.mask), 2);
       const std::int64_t words = r.mask == MaskKind::bits ? r.row_count * ceil_div(r.length, 64) : 0;
-      if (words > 0 && (r.first_word < 0 || r.first_word > input_.words.size() - words)) {
+      if (words > 0 && r.first_word < 0) return plan_error("rectangles", "first_word", i, ">=", r.first_word, 0);
+      if (words > 0 && r.first_word > input_.words.size() - words) {
         return plan_error("rectangles", "first_word", i, "<=", r.first_word, input_.words.size() - words);
       }
       for (std::int32_t k = 0; k < r.row_count; ++k) {  // a row twice in one rectangle would count its keys twice
