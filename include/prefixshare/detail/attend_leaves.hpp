@@ -293,7 +293,7 @@ class QueryRows {
   void load(std::int32_t first, std::int32_t count, std::int64_t head) noexcept {
     const LayerKind& kind = a_.kind();
     const std::int64_t group = kind.group();
-    if (turns() && first != angles_of_) fill_angles(first, count);
+    if (turns() && (first != angles_of_ || count > angle_count_)) fill_angles(first, count);
     for (std::int64_t i = 0; i < count; ++i) {
       const RowInstance& r = a_.plan.instances[first + i];
       for (std::int64_t g = 0; g < group; ++g) {
@@ -327,6 +327,7 @@ class QueryRows {
       angles(table, t.position, t.gain, cosines, cosines + table.dim / 2);
     }
     angles_of_ = first;
+    angle_count_ = count;
   }
   /// The transposed rotation is the one with the sines negated.
   void rotate_one(Acc* row, std::int64_t i, const RowInstance& r, bool back) noexcept {
@@ -346,7 +347,8 @@ class QueryRows {
   const AttendView& a_;
   Acc* rows_;
   Acc* angles_;
-  std::int32_t angles_of_ = -1;
+  std::int32_t angles_of_ = -1;  // angles_ holds those of instances [angles_of_, angles_of_ + angle_count_)
+  std::int32_t angle_count_ = 0;
 };
 
 /// Takes aligned pieces off a block of memory; with a null base it only counts.
