@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "prefixshare/detail/attend_leaves.hpp"
-#include "prefixshare/detail/plan_impl.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {
