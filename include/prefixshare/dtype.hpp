@@ -149,14 +149,10 @@ namespace detail {
 template <class F>
 auto with_storage(DType t, F&& f) {
   switch (t) {
-    case DType::f64:
-      return f(double{});
-    case DType::f16:
-      return f(Float16{});
-    case DType::bf16:
-      return f(BFloat16{});
-    case DType::f32:
-      break;
+    case DType::f64: return f(double{});
+    case DType::f16: return f(Float16{});
+    case DType::bf16: return f(BFloat16{});
+    case DType::f32: break;
   }
   return f(float{});
 }

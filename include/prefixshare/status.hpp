@@ -38,7 +38,9 @@ struct [[nodiscard]] Status {
   std::int64_t want = 0;
 
   constexpr bool ok() const noexcept { return code == StatusCode::ok; }
-  constexpr explicit operator bool() const noexcept { return code != StatusCode::ok; }  ///< true on failure: `if (Status s = f()) return s;`
+  constexpr explicit operator bool() const noexcept {
+    return code != StatusCode::ok;
+  }  ///< true on failure: `if (Status s = f()) return s;`
 };
 
 constexpr const char* to_string(StatusCode code) noexcept {
