@@ -87,3 +87,206 @@ TEST_CASE("make_plan: every plan of a random forest covers each visible pair exa
     REQUIRE(right_at_actual);
   }
 }
+
+TEST_CASE("make_plan: sharing never loses: with nothing to gain the plan is the unshared one", "[plan]") {
+  // Default costs, decode: chains that nobody shares, and forests in which no node has two readers.
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    Random random(seed);
+    Topology topology;
+    for (std::int32_t s = random.between(1, 12); s > 0; --s) {
+      std::int32_t node = -1;
+      for (std::int32_t level = random.between(1, 4); level > 0; --level) {
+        node = topology.add_node(node, random.between(0, 600));
+      }
+      topology.add_sequence(node, random.between(0, 3));
+    }
+    const Forest forest = place(topology, 16, seed);
+    PlanOptions options;
+    Plan shared, unshared;
+    REQUIRE(make_plan(forest, kind_of(8, 2), options, &shared).ok());
+    options.sharing = Sharing::never;
+    REQUIRE(make_plan(forest, kind_of(8, 2), options, &unshared).ok());
+    INFO("seed " << seed);
+    CHECK(shared == unshared);
+  }
+}
+
+TEST_CASE("make_plan: equality sees every field that changes work", "[plan]") {
+  const Forest forest = place(testing::prefix_group(40, std::vector<std::int32_t>{5, 9}, true));
+  Plan a, b;
+  REQUIRE(make_plan(forest, kind_of(2, 1), eager(), &a).ok());
+  REQUIRE(make_plan(forest, kind_of(2, 1), eager(), &b).ok());
+  CHECK(a == b);
+  ++b.header.fingerprint;
+  b.header.sharing = Sharing::always;
+  CHECK(a == b);
+  ++b.runs[0].token;
+  CHECK(a != b);
+  b = a;
+  b.header.kind.window = 3;
+  CHECK(a != b);
+}
+
+TEST_CASE("make_plan: a plan's memory is reused and the plan is a function of its arguments", "[plan]") {
+  const Forest small = place(testing::prefix_group(3, std::vector<std::int32_t>{1, 2}, true));
+  const Forest large = place(testing::prefix_group(400, std::vector<std::int32_t>{50, 60, 70}, true));
+  PlanOptions options = eager();
+  options.backward = true;
+  Plan fresh, reused;
+  REQUIRE(make_plan(large, kind_of(4, 2), options, &reused).ok());
+  REQUIRE(make_plan(small, kind_of(4, 2), options, &reused).ok());
+  REQUIRE(make_plan(small, kind_of(4, 2), options, &fresh).ok());
+  CHECK(fresh == reused);
+  CHECK(fresh.header.fingerprint == reused.header.fingerprint);
+}
+
+TEST_CASE("make_plan: a chain of 100,000 nodes does not use up the stack", "[plan]") {
+  Topology topology;
+  std::int32_t node = -1;
+  for (std::int32_t n = 0; n < 100000; ++n) node = topology.add_node(node, n % 50 == 0);
+  topology.add_sequence(node, 2);
+  topology.add_sequence(node / 2, 2);
+  const Forest forest = place(topology);
+  Plan plan;
+  REQUIRE(make_plan(forest, kind_of(4, 2), eager(), &plan).ok());
+  std::string why;
+  const bool right = check_plan(forest, plan, &why);
+  INFO(why);
+  CHECK(right);
+}
+
+TEST_CASE("make_plan: a draft tree becomes one run with ancestor bits", "[plan]") {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    Random random(seed);
+    const std::int32_t nodes = random.between(3, 64);
+    std::vector<std::int32_t> parents, lengths = {random.between(1, 40)}, q_len = {random.between(0, 2)};
+    parents.push_back(-1);
+    for (std::int32_t n = 1; n <= nodes; ++n) {
+      parents.push_back(random.between(0, n - 1));
+      lengths.push_back(1);
+      q_len.push_back(1);
+    }
+    ParentArray input;
+    input.parents = parents;
+    input.lengths = lengths;
+    input.q_len = q_len;
+    Forest forest;
+    REQUIRE(forest_from_parents(input, &forest).ok());
+    for (const std::int32_t window : {-1, 7}) {
+      Plan plan;
+      REQUIRE(make_plan(forest, kind_of(4, 2, window), {}, &plan).ok());
+      std::string why;
+      const bool right = check_plan(forest, plan, &why);
+      INFO("seed " << seed << ": " << why);
+      CHECK(right);
+      CHECK(plan.runs.back().mask == MaskKind::bits);
+      CHECK(plan.runs.size() <= 2 * plan.tiles.size());
+    }
+  }
+}
+
+TEST_CASE("make_plan: rectangles of any kind are covered exactly once", "[plan]") {
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    Random random(seed);
+    const PoolShape pools[] = {{4, 40}};
+    std::vector<std::int32_t> pages(40);
+    for (std::int32_t p = 0; p < 40; ++p) pages[static_cast<std::size_t>(p)] = p;
+    random.shuffle(&pages);
+    const std::vector<Segment> segments = {{0, 0, 1, 70}, {0, 18, 0, 60}};
+    std::vector<RowInstance> rows;
+    std::vector<Rectangle> rectangles;
+    std::vector<std::uint64_t> words;
+    const std::int32_t q_rows = random.between(1, 9);
+    for (std::int32_t r = random.between(0, 6); r > 0; --r) {
+      Rectangle rect;
+      rect.first_row = static_cast<std::int32_t>(rows.size());
+      rect.row_count = random.between(0, q_rows);
+      for (std::int32_t i = 0; i < rect.row_count; ++i) {
+        RowInstance row;
+        row.row = (i + static_cast<std::int32_t>(seed)) % q_rows;
+        row.order = random.between(-5, 90);
+        row.position = random.between(0, 90);
+        row.delta = random.between(-3, 3);
+        rows.push_back(row);
+      }
+      rect.segment = random.between(0, 1);
+      rect.token = random.between(0, 20);
+      rect.length = random.between(0, 40);
+      rect.position = random.between(0, 30);
+      rect.mask = static_cast<MaskKind>(random.between(0, 2));
+      rect.first_word = static_cast<std::int64_t>(words.size());
+      if (rect.mask == MaskKind::bits) {
+        for (std::int32_t w = 0; w < rect.row_count; ++w) words.push_back(random.next());
+      }
+      rectangles.push_back(rect);
+    }
+    RectangleInput input;
+    input.pools = {pools, 1};
+    input.pages = pages;
+    input.segments = segments;
+    input.rows = rows;
+    input.rectangles = rectangles;
+    input.words = words;
+    input.q_rows = q_rows;
+    PlanOptions options = eager(random.between(1, 16));
+    options.backward = random.chance(0.5);
+    Plan plan;
+    const Status made = make_plan(input, kind_of(4, 2, random.chance(0.3) ? 20 : -1), options, &plan);
+    INFO("seed " << seed << ": " << to_string(made));
+    REQUIRE(made.ok());
+    std::string why;
+    const bool right = check_plan(input, plan, &why);
+    INFO(why);
+    CHECK(right);
+  }
+}
+
+TEST_CASE("workspaces: sizes grow with every limit and hold every plan within the limits", "[plan][workspace]") {
+  const LayerKind kind = kind_of(8, 2);
+  for (const Mode mode : {Mode::fast, Mode::batch_invariant}) {
+    for (std::uint64_t seed = 0; seed < 100; ++seed) {
+      Random random(seed);
+      PlanLimits limits;
+      limits.rows = random.between(0, 3000);
+      limits.max_context = random.between(0, 20000);
+      limits.parts = random.between(1, 32);
+      limits.mode = mode;
+      std::int64_t bytes = 0, more = 0;
+      REQUIRE(forward_workspace(kind, limits, &bytes).ok());
+      for (int member = 0; member < 3; ++member) {
+        PlanLimits larger = limits;
+        if (member == 0) larger.rows += random.between(1, 500);
+        if (member == 1) larger.max_context += random.between(1, 5000);
+        if (member == 2) larger.parts += random.between(1, 5);
+        REQUIRE(forward_workspace(kind, larger, &more).ok());
+        CHECK(more >= bytes);
+        std::int64_t backward = 0, backward_more = 0;
+        REQUIRE(backward_workspace(kind, limits, &backward).ok());
+        REQUIRE(backward_workspace(kind, larger, &backward_more).ok());
+        CHECK(backward_more >= backward);
+      }
+    }
+  }
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    Random random(seed);
+    testing::RandomForest shape;
+    shape.max_length = 900;
+    const Forest forest = place(testing::random_topology(&random, shape));
+    PlanOptions options = eager(random.between(1, 64));
+    options.mode = random.chance(0.5) ? Mode::batch_invariant : Mode::fast;
+    Plan plan;
+    REQUIRE(make_plan(forest, kind, options, &plan).ok());
+    ForestStats stats;
+    REQUIRE(forest_stats(forest, &stats).ok());
+    PlanLimits limits;
+    limits.rows = forest.rows();
+    limits.max_context = stats.max_path;
+    limits.parts = 3;
+    limits.mode = options.mode;
+    std::int64_t enough = 0, exact = 0;
+    REQUIRE(forward_workspace(kind, limits, &enough).ok());
+    REQUIRE(forward_workspace(kind, limits_of(plan, 3), &exact).ok());
+    INFO("seed " << seed);
+    CHECK(exact <= enough);
+  }
+}
