@@ -317,3 +317,178 @@ TEST_CASE("tree_attention: no rows, no nodes, no tokens", "[attention]") {
     }
   }
 }
+
+// ---- Explicit rectangles
+// ---------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Rectangles over the memory of a problem: its pools, segments and query rows; its forest is not used.
+struct Rectangles {
+  Problem problem;
+  std::vector<RowInstance> rows;
+  std::vector<Rectangle> rectangles;
+  std::vector<std::uint64_t> words;
+
+  /// Segments of the given lengths and `q_rows` query rows.
+  Rectangles(const std::vector<std::int32_t>& segments, std::int32_t q_rows, ProblemOptions options) {
+    Topology t;
+    for (std::int32_t length : segments) t.add_node(-1, length);
+    t.add_sequence(-1, q_rows);
+    options.rope = true;
+    options.page_size = 4;
+    options.backward = true;
+    require_ok(make_problem(t, options, &problem));
+  }
+  void add_row(std::int32_t row, std::int32_t order, std::int32_t position, std::int32_t delta) {
+    RowInstance r;
+    r.row = row;
+    r.order = order;
+    r.position = position;
+    r.delta = delta;
+    rows.push_back(r);
+  }
+  /// Against the last `count` rows that were added.
+  Rectangle* add(std::int32_t count, std::int32_t segment, std::int32_t position, MaskKind mask) {
+    Rectangle r;
+    r.first_row = static_cast<std::int32_t>(rows.size()) - count;
+    r.row_count = count;
+    r.segment = segment;
+    r.length = problem.forest.segments[static_cast<std::size_t>(segment)].length;
+    r.position = position;
+    r.mask = mask;
+    rectangles.push_back(r);
+    return &rectangles.back();
+  }
+  RectangleInput input() const {
+    RectangleInput in;
+    in.pools = problem.forest.pools;
+    in.pages = problem.forest.pages;
+    in.segments = problem.forest.segments;
+    in.rows = rows;
+    in.rectangles = rectangles;
+    in.words = words;
+    in.q_rows = problem.forest.rows();
+    return in;
+  }
+
+  /// Forward and backward on every implementation against the oracle.
+  void run() {
+    const LayerKind& kind = problem.options.kind;
+    problem.forest.fingerprint = 0;  // the plan is not of this forest
+    const testing::Answer answer = testing::answer_backward(input(), kind, problem.attend_grad());
+    for (const NamedContext& c : attention_contexts()) {
+      INFO(c.name);
+      PlanOptions options;
+      options.backward = true;
+      options.cost = eager_cost();
+      Plan plan;
+      require_ok(make_plan(c.context, input(), kind, options, &plan));
+      REQUIRE(plan.header.implementation == c.name);
+      std::string why;
+      const bool proved = testing::check_plan(input(), plan, &why);
+      INFO(why);
+      REQUIRE(proved);
+      run_forward(c.context, plan, &problem, 3, 1);
+      run_backward(c.context, plan, &problem, 3, 1);
+      check_comparison(check_forward(answer, problem.attend()));
+      check_comparison(testing::check_backward(answer, problem.attend_grad()));
+    }
+  }
+};
+
+ProblemOptions rectangle_options(bool q_rotated) {
+  ProblemOptions options;
+  options.kind.Hq = 4;
+  options.kind.Hkv = 2;
+  options.kind.D = options.kind.Dv = 8;
+  options.kind.q_dtype = options.kind.kv_dtype = DType::f64;
+  options.q_rotated = q_rotated;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("tree_attention: rectangles: workers on each other's fragments, a delta and an order per (row, fragment)",
+          "[attention][rectangles]") {
+  // Hogwild: each worker sees the prompt, then the other workers' fragments, then its own, at positions of its own
+  // choice.
+  for (const bool q_rotated : {true, false}) {
+    const std::vector<std::int32_t> lengths = {11, 5, 6, 4};  // prompt, fragments of three workers
+    Rectangles r(lengths, 6, rectangle_options(q_rotated));
+    for (std::int32_t fragment = 0; fragment < 4; ++fragment) {
+      for (std::int32_t worker = 0; worker < 3; ++worker) {
+        for (std::int32_t row = 0; row < 2; ++row) {
+          std::int32_t before = fragment == 0 ? 0 : 11;  // where this worker has the fragment
+          for (std::int32_t other = 1; other < 4; ++other) {
+            const bool earlier = other != worker + 1 && (fragment == worker + 1 || other < fragment);
+            if (fragment > 0 && earlier) before += lengths[static_cast<std::size_t>(other)];
+          }
+          const bool own = fragment == worker + 1;
+          const std::int32_t last = lengths[static_cast<std::size_t>(fragment)] - 1;
+          const std::int32_t order = own ? last - 1 + row : last;  // the own fragment is causal
+          r.add_row(worker * 2 + row, order, 24 + row, before);
+        }
+      }
+      r.add(6, fragment, 0, MaskKind::interval);
+    }
+    r.run();
+  }
+}
+
+TEST_CASE("tree_attention: rectangles: block-causal rows see their whole block", "[attention][rectangles]") {
+  Rectangles r({12}, 12, rectangle_options(true));
+  for (std::int32_t row = 0; row < 12; ++row) r.add_row(row, row / 4 * 4 + 3, row, 0);
+  r.add(12, 0, 0, MaskKind::interval);
+  r.run();
+}
+
+TEST_CASE("tree_attention: rectangles: a draft tree as bits behind a full context", "[attention][rectangles]") {
+  Random random(3);
+  std::vector<std::int32_t> parents = {-1};
+  for (std::int32_t n = 1; n < 70; ++n) parents.push_back(random.between(0, n - 1));  // more than a word of bits
+  Rectangles r({20, 70}, 70, rectangle_options(false));
+  for (std::int32_t n = 0; n < 70; ++n) {
+    std::uint64_t words[2] = {};
+    std::int32_t depth = 0;
+    for (std::int32_t a = n; a >= 0; a = parents[static_cast<std::size_t>(a)], ++depth) {
+      words[a / 64] |= std::uint64_t{1} << (a % 64);
+    }
+    r.words.insert(r.words.end(), words, words + 2);
+    r.add_row(n, 0, 20 + depth - 1, n % 2);
+  }
+  r.add(70, 0, 0, MaskKind::full);
+  r.add(70, 1, 20, MaskKind::bits);
+  r.run();
+}
+
+TEST_CASE("tree_attention: draft trees of a forest agree with the oracle", "[attention]") {
+  const std::vector<NamedContext> contexts = attention_contexts();
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    Random random(seed);
+    ForwardCase c;
+    c.topology.add_node(-1, 30);
+    c.topology.segments.push_back(40);  // all draft tokens lie in one segment
+    for (std::int32_t n = 0; n < 40; ++n) {
+      Node node;
+      node.parent = random.between(0, n);
+      node.segment = 1;
+      node.begin = n;
+      node.length = 1;
+      c.topology.nodes.push_back(node);
+      c.topology.add_sequence(n + 1, 1);
+    }
+    c.options.kind.Hq = 4;
+    c.options.kind.Hkv = 2;
+    c.options.kind.D = c.options.kind.Dv = 16;
+    c.options.kind.window = seed % 3 == 0 ? 6 : -1;
+    c.options.seed = seed;
+    Problem p;
+    require_ok(make_problem(c.topology, c.options, &p));
+    Plan plan;
+    require_ok(make_plan(contexts[0].context, p.forest, c.options.kind, {}, &plan));
+    CHECK(plan.runs.back().mask == MaskKind::bits);
+    INFO("seed " << seed);
+    run_case(contexts, c);
+  }
+}
