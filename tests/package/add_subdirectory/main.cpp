@@ -2,6 +2,7 @@
 // Merges the states of two key sets of equal weight: the mean of the outputs, and lse grown by log 2.
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "prefixshare/context.hpp"
 
@@ -12,8 +13,8 @@ int main() {
   float lse[2] = {0.5f, 0.5f};
   float merged_o = 0.0f;
   float merged_lse = 0.0f;
-  const ps::State parts[] = {{ps::make_view(&o[0], {1, 1, 1}), ps::make_view(&lse[0], {1, 1})},
-                             {ps::make_view(&o[1], {1, 1, 1}), ps::make_view(&lse[1], {1, 1})}};
+  const std::vector<ps::State> parts = {{ps::make_view(&o[0], {1, 1, 1}), ps::make_view(&lse[0], {1, 1})},
+                                        {ps::make_view(&o[1], {1, 1, 1}), ps::make_view(&lse[1], {1, 1})}};
   const ps::State out = {ps::make_view(&merged_o, {1, 1, 1}), ps::make_view(&merged_lse, {1, 1})};
 
   ps::Context context;

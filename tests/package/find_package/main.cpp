@@ -10,9 +10,9 @@
 namespace ps = prefixshare;
 
 int main() {
-  const std::int32_t prefix_len[] = {5};
-  const std::int32_t suffix_begin[] = {0, 2};
-  const std::int32_t suffix_len[] = {2, 3};
+  const std::vector<std::int32_t> prefix_len = {5};
+  const std::vector<std::int32_t> suffix_begin = {0, 2};
+  const std::vector<std::int32_t> suffix_len = {2, 3};
   ps::PrefixGroups groups;
   groups.prefix_len = prefix_len;
   groups.suffix_begin = suffix_begin;

@@ -12,8 +12,8 @@
 namespace ps = prefixshare;
 
 int main() {
-  const std::int32_t tokens[] = {1, 2, 3, 4, 9, 1, 2, 3, 7};
-  const std::int64_t offsets[] = {0, 5, 9};
+  const std::vector<std::int32_t> tokens = {1, 2, 3, 4, 9, 1, 2, 3, 7};
+  const std::vector<std::int64_t> offsets = {0, 5, 9};
   ps::TokenSequences sequences;
   sequences.tokens = tokens;
   sequences.offsets = offsets;
