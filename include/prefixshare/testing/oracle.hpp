@@ -213,16 +213,11 @@ inline double scale_of(const KvScale& s, const TensorView<4>& x, std::int32_t pa
                        std::int32_t head) {
   const std::int64_t token = static_cast<std::int64_t>(page) * x.shape[1] + slot;
   switch (s.granularity) {
-    case ScaleGranularity::none:
-      return 1;
-    case ScaleGranularity::tensor:
-      return static_cast<double>(s.data[0]);
-    case ScaleGranularity::head:
-      return static_cast<double>(s.data[head]);
-    case ScaleGranularity::token:
-      return static_cast<double>(s.data[token * x.shape[2] + head]);
-    case ScaleGranularity::page:
-      return static_cast<double>(s.data[page * x.shape[2] + head]);
+    case ScaleGranularity::none: return 1;
+    case ScaleGranularity::tensor: return static_cast<double>(s.data[0]);
+    case ScaleGranularity::head: return static_cast<double>(s.data[head]);
+    case ScaleGranularity::token: return static_cast<double>(s.data[token * x.shape[2] + head]);
+    case ScaleGranularity::page: return static_cast<double>(s.data[page * x.shape[2] + head]);
   }
   return 1;
 }

@@ -450,20 +450,11 @@ inline std::vector<float> random_scales(ScaleGranularity granularity, const Pool
                                         Random* random) {
   std::int64_t count = 0;
   switch (granularity) {
-    case ScaleGranularity::none:
-      break;
-    case ScaleGranularity::tensor:
-      count = 1;
-      break;
-    case ScaleGranularity::head:
-      count = heads;
-      break;
-    case ScaleGranularity::token:
-      count = static_cast<std::int64_t>(shape.num_pages) * shape.page_size * heads;
-      break;
-    case ScaleGranularity::page:
-      count = static_cast<std::int64_t>(shape.num_pages) * heads;
-      break;
+    case ScaleGranularity::none: break;
+    case ScaleGranularity::tensor: count = 1; break;
+    case ScaleGranularity::head: count = heads; break;
+    case ScaleGranularity::token: count = static_cast<std::int64_t>(shape.num_pages) * shape.page_size * heads; break;
+    case ScaleGranularity::page: count = static_cast<std::int64_t>(shape.num_pages) * heads; break;
   }
   std::vector<float> scales(static_cast<std::size_t>(count));
   for (float& s : scales) s = static_cast<float>(0.5 + random->uniform());
