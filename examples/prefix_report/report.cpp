@@ -52,8 +52,11 @@ std::string traffic_text(const Report& r) {
       return file + plural(r.traffic.groups, "request") + ", prompts in " + plural(r.traffic.blocks, "distinct block") +
              " of " + std::to_string(kTraceBlock) + " tokens";
     case Format::gsm8k:
-      return file + plural(r.traffic.groups, "question") + " behind " + plural(r.options.few_shot, "worked one") +
-             " (" + with_commas(r.traffic.header_bytes) + " bytes), tokens are bytes";
+      return file + plural(r.traffic.groups, "question") +
+             (r.options.few_shot > 0 ? " behind " + plural(r.options.few_shot, "worked one") + " (" +
+                                           with_commas(r.traffic.header_bytes) + " bytes)"
+                                     : "") +
+             ", tokens are bytes";
     default: return file + plural(r.traffic.groups, "prompt") + " with completions, tokens are bytes";
   }
 }
