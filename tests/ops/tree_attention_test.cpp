@@ -265,7 +265,7 @@ TEST_CASE("tree_attention: large logits stay within what the scores are worth", 
   }
 }
 
-TEST_CASE("tree_attention: NaN in q poisons its row and head; in a key or value, who sees it", "[attention]") {
+TEST_CASE("tree_attention: NaN in q poisons its row and head, in a key or value the rows that see it", "[attention]") {
   for (const NamedContext& c : attention_contexts()) {
     INFO(c.name);
     for (int what = 0; what < 3; ++what) {
