@@ -24,4 +24,5 @@ rule "a top-level header depends on the configuration" "$(grep -nHE '^ *# *(if|i
 rule "the library includes what prints or aborts" "$(grep -nHE '# *include <(iostream|cassert|assert\.h)>' $code)"
 rule "the library prints, stops or reads the environment" \
   "$(grep -nHE '(^|[^_[:alnum:]])(f?printf|f?puts|abort|exit|assert|getenv) *\(' $code)"
+rule "a test name has a semicolon, where CMake cuts it in two" "$(grep -nHE 'TEST_CASE\("[^"]*;' $(find tests -name '*.cpp'))"
 exit $failed
