@@ -11,7 +11,9 @@ function(prefixshare_own_target target)
   endif()
   if(PREFIXSHARE_SANITIZE)
     set(sanitize -fsanitize=${PREFIXSHARE_SANITIZE} -fno-sanitize-recover=all)
-    target_compile_options(${target} PRIVATE ${sanitize} -fno-omit-frame-pointer)
+    # g++ 12 sees uninitialised members in libstdc++ where it has sanitised them itself.
+    target_compile_options(${target} PRIVATE ${sanitize} -fno-omit-frame-pointer
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PRIVATE ${sanitize})
   endif()
 endfunction()
