@@ -485,9 +485,7 @@ class BruteGradient {
     const Real p = std::exp(w.score[j] - w.lse);
     const Real dp = dot(dout_, w.v[j]);
     const Real ds = arithmetic_.round(p * (dp - big_d) * w.slope[j]) * scale;
-    // A product that is small by chance is not known better than its terms: it counts as their typical sum.
-    const Real typical = absolute_dot(dout_, w.v[j]) / std::sqrt(static_cast<Real>(kind_.Dv));
-    const Real ds_size = p * (std::max(std::abs(dp), typical) + std::abs(big_d)) * scale;
+    const Real ds_size = p * (std::abs(dp) + std::abs(big_d)) * scale;
     const std::size_t vector =
         static_cast<std::size_t>((static_cast<std::int64_t>(key.page) * pool.k.shape[1] + key.slot) * kind_.Hkv + head);
     const Real k_scale = static_cast<Real>(scale_of(pool.k_scale, pool.k, key.page, key.slot, head));
