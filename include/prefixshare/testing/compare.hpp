@@ -44,14 +44,6 @@ constexpr double lse_tolerance_16bit(double a) noexcept { return 0x1p-12 + forwa
 /// 16-bit results may be this many times as far from the reference as the dense emulation of oracle.hpp is.
 inline constexpr double kForwardFactor16Bit = 2;
 inline constexpr double kBackwardFactor16Bit = 3;
-/// Least bound of e_inf for what depends on D = dO . o - dlse where the saved o is stored in 16 bits, which any
-/// backward starts from. Each of the Dv products is off by up to u, independently, so D by about u / sqrt(Dv) of the
-/// sum of their absolute values, and e_inf measures against an eighth of that sum: 8 u / sqrt(Dv), times 3 standard
-/// deviations. The emulation's own error does not bound it: one number per head (dsinks) may be right by chance.
-inline double saved_output_tolerance(DType o, std::int64_t Dv) noexcept {
-  const bool is_16bit = o == DType::f16 || o == DType::bf16;
-  return is_16bit ? 24 * unit_roundoff(o) / std::sqrt(static_cast<double>(Dv)) : 0.0;
-}
 /// States merged in another order or grouping: exp, log and a few roundings of f32.
 inline constexpr double kMergeTolerance = 1e-6;
 /// Central differences in f64, whose truncation error two step sizes estimate.
