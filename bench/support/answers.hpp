@@ -68,11 +68,10 @@ inline double forward_work(const Forest& forest, const LayerKind& kind) {
   return pairs * kind.Hq * (kind.D + kind.Dv);
 }
 
-/// The answer to a problem's forward, or in full to its backward.
-inline testing::Answer answer(testing::Problem* problem, bool backward) {
+/// The answer to a problem's forward.
+inline testing::Answer answer(testing::Problem* problem) {
   const Forest& forest = problem->forest;
   const LayerKind& kind = problem->options.kind;
-  if (backward) return testing::answer_backward(forest, kind, problem->attend_grad());
   if (forward_work(forest, kind) <= kFullAnswerWork) return testing::answer_forward(forest, kind, problem->attend());
   const SampledRows sample(forest, kSampledRows);
   testing::Answer a = testing::answer_forward(sample.input(forest), kind, problem->attend());

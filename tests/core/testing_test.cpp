@@ -183,8 +183,10 @@ TEST_CASE("oracle: two keys by hand", "[testing]") {
   const double q = testing::to_doubles(p.q.view())[0];
   const double w[] = {std::exp(0.5 * q * key(0)), std::exp(0.5 * q * key(1))}, sink = std::exp(0.25);
   const double sum = w[0] + w[1] + sink;
-  const auto e = testing::expect_backward(p.forest, options.kind, p.attend_grad());
   const double o = (w[0] * value(0) + w[1] * value(1)) / sum;
+  p.o.set(0, o);
+  p.lse.set(0, std::log(sum));
+  const auto e = testing::expect_backward(p.forest, options.kind, p.attend_grad());
   CHECK(e.o.value[0] == Approx(o).epsilon(1e-14));
   CHECK(e.lse.value[0] == Approx(std::log(sum)).epsilon(1e-14));
   const double g = testing::to_doubles(p.dout.view())[0];
@@ -197,6 +199,11 @@ TEST_CASE("oracle: two keys by hand", "[testing]") {
     CHECK(e.dk[0].value[at] == Approx(0.5 * ds[n] * q).epsilon(1e-13));
     CHECK(e.dv[0].value[at] == Approx(w[n] / sum * g).epsilon(1e-13));
   }
+
+  // Another o is another input: D is taken from it.
+  p.o.set(0, o + 0.5);
+  const auto moved = testing::expect_backward(p.forest, options.kind, p.attend_grad());
+  CHECK(moved.dsinks.value[0] == Approx(-sink / sum * (d + 0.5 * g)).epsilon(1e-13));
 }
 
 TEST_CASE("oracle: a rotation of query and key by the same angle changes nothing", "[testing]") {

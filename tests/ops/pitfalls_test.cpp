@@ -263,8 +263,8 @@ TEST_CASE("pitfall 7: multi-level masks: every level of deep trees against the a
       options.backward = true;
       options.seed = seed;
       Problem p = problem_of(t, options);
-      const testing::Answer answer = testing::answer_backward(p.forest, options.kind, p.attend_grad());
       run(c, &p);
+      const testing::Answer answer = testing::answer_backward(p.forest, options.kind, p.attend_grad());
       INFO("seed " << seed);
       check_comparison(testing::check_forward(answer, p.attend()));
       check_comparison(testing::check_backward(answer, p.attend_grad()));
@@ -404,8 +404,8 @@ TEST_CASE("pitfall 11: forests: several roots, groups of unequal size that are n
     options.backward = true;
     options.page_size = 5;
     Problem p = problem_of(t, options);
-    const testing::Answer answer = testing::answer_backward(p.forest, options.kind, p.attend_grad());
     run(c, &p);
+    const testing::Answer answer = testing::answer_backward(p.forest, options.kind, p.attend_grad());
     check_comparison(testing::check_forward(answer, p.attend()));
     check_comparison(testing::check_backward(answer, p.attend_grad()));
   }

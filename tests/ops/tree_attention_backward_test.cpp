@@ -32,13 +32,17 @@ struct BackwardCase {
 void run_case(const std::vector<NamedContext>& contexts, const BackwardCase& c) {
   Problem p;
   require_ok(make_problem(c.topology, c.options, &p));
+  const NamedContext& first = contexts.front();
+  run_forward(first.context, proved_plan(first, p.forest, c.options.kind, c.plan), &p);
   const Answer answer = answer_backward(p.forest, c.options.kind, p.attend_grad());
+  const SavedState state(p);
   for (const NamedContext& context : contexts) {
     INFO(context.name);
     const Plan plan = proved_plan(context, p.forest, c.options.kind, c.plan);
     run_forward(context.context, plan, &p);
-    run_backward(context.context, plan, &p);
     check_comparison(check_forward(answer, p.attend()));
+    state.restore(&p);
+    run_backward(context.context, plan, &p);
     check_comparison(check_backward(answer, p.attend_grad()));
   }
 }
@@ -428,9 +432,9 @@ TEST_CASE("tree_attention backward: accumulate adds to what is there", "[attenti
     b.options.page_size = 5;
     Problem p;
     require_ok(make_problem(b.topology, b.options, &p));
-    Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     const Plan plan = proved_plan(c, p.forest, b.options.kind, b.plan);
     run_forward(c.context, plan, &p);
+    Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     run_backward(c.context, plan, &p);
     AttendGrad again = p.attend_grad();
     again.accumulate = true;
@@ -454,9 +458,9 @@ TEST_CASE("tree_attention backward: dv, dsinks and dlse may be absent", "[attent
     b.options.dlse = false;
     Problem p;
     require_ok(make_problem(b.topology, b.options, &p));
-    const Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     const Plan plan = proved_plan(c, p.forest, b.options.kind, b.plan);
     run_forward(c.context, plan, &p);
+    const Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     AttendGrad g = p.attend_grad();
     std::vector<KvGrad> only_dk = p.dkv;
     only_dk[0].dv = {};
@@ -480,9 +484,9 @@ TEST_CASE("tree_attention backward: rows that see nothing, and keys that nobody 
     b.options.kind.D = b.options.kind.Dv = 8;
     Problem p;
     require_ok(make_problem(b.topology, b.options, &p));
-    const Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     const Plan plan = proved_plan(c, p.forest, b.options.kind, b.plan);
     run_forward(c.context, plan, &p);
+    const Answer answer = answer_backward(p.forest, b.options.kind, p.attend_grad());
     run_backward(c.context, plan, &p);
     check_comparison(check_backward(answer, p.attend_grad()));
     const std::vector<double> dq = to_doubles(p.dq.view()), dk = to_doubles(p.dkv[0].dk);

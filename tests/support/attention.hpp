@@ -108,6 +108,17 @@ inline void run_backward(const Context& context, const Plan& plan, Problem* prob
   CHECK(problem->guards_intact());
 }
 
+/// The o and lse of a problem, kept so that every backward starts from the same ones as the answer.
+class SavedState {
+ public:
+  explicit SavedState(const Problem& p) : o_(p.o), lse_(p.lse) {}
+  void restore(Problem* p) const { p->o = o_, p->lse = lse_; }
+
+ private:
+  prefixshare::testing::Tensor<3> o_;
+  prefixshare::testing::Tensor<2> lse_;
+};
+
 /// All parts of a call at once, a thread each.
 template <class Part>
 void run_on_threads(std::int32_t parts, Part part) {

@@ -453,8 +453,10 @@ class BruteGradient {
     const std::int64_t vector = static_cast<std::int64_t>(row.row) * kind_.Hq + h;
     e_->dq.block[static_cast<std::size_t>(vector)] = block;
     load_vector(args_.dout.dtype, args_.dout.ptr(row.row, h), kind_.Dv, &dout_);
-    Real big_d = stored_dot(*w) - dlse(row.row, h);
-    if (sink > -std::numeric_limits<Real>::infinity()) add_sink(h, std::exp(sink - w->lse) * big_d);
+    load_vector(args_.fwd.o.dtype, args_.fwd.o.ptr(row.row, h), kind_.Dv, &o_);
+    lse_ = load(args_.fwd.lse, row.row, h);
+    const Real big_d = dot(dout_, o_) - (args_.dlse ? load(args_.dlse, row.row, h) : Real(0));
+    if (sink > -std::numeric_limits<Real>::infinity()) add_sink(h, std::exp(sink - lse_) * big_d);
     if (w->empty) return;
     dq_.assign(w->q.size(), std::vector<Real>(static_cast<std::size_t>(kind_.D), Real(0)));
     absolute_.assign(static_cast<std::size_t>(kind_.D), Real(0));
@@ -463,16 +465,16 @@ class BruteGradient {
   }
 
  private:
-  /// dO . o with o as the forward stored it.
-  Real stored_dot(const HeadRow<Real>& w) const {
-    Real sum = 0;
-    for (std::size_t d = 0; d < w.o.size(); ++d) sum += dout_[d] * arithmetic_.round(w.o[d]);
-    return sum;
-  }
-  Real dlse(std::int32_t row, std::int32_t h) const {
-    if (!args_.dlse) return 0;
+  static Real load(const TensorView<2>& x, std::int32_t row, std::int32_t h) {
     return prefixshare::detail::with_storage(
-        args_.dlse.dtype, [&](auto tag) { return load_as<Real>(*args_.dlse.template at<decltype(tag)>(row, h)); });
+        x.dtype, [&](auto tag) { return load_as<Real>(*x.template at<decltype(tag)>(row, h)); });
+  }
+  /// |dO . v| for the magnitude: at least the root of its terms' squares, since a product that is small by chance is
+  /// not known better than its terms, and a block may hold no other.
+  Real size_of_dot(Real dp, const std::vector<Real>& v) const {
+    Real squares = 0;
+    for (std::size_t d = 0; d < v.size(); ++d) squares += dout_[d] * v[d] * dout_[d] * v[d];
+    return std::max(std::abs(dp), std::sqrt(squares));
   }
   void add_sink(std::int32_t h, Real weight) {
     e_->dsinks.value[static_cast<std::size_t>(h)] -= static_cast<double>(weight);
@@ -482,10 +484,10 @@ class BruteGradient {
   void add_key(const VisibleKey& key, std::int32_t h, std::size_t j, Real big_d, Real scale, const HeadRow<Real>& w) {
     const KvPool& pool = args_.fwd.kv[key.pool];
     const std::int32_t head = h / kind_.group();
-    const Real p = std::exp(w.score[j] - w.lse);
+    const Real p = std::exp(w.score[j] - lse_);
     const Real dp = dot(dout_, w.v[j]);
     const Real ds = arithmetic_.round(p * (dp - big_d) * w.slope[j]) * scale;
-    const Real ds_size = p * (std::abs(dp) + std::abs(big_d)) * scale;
+    const Real ds_size = p * (size_of_dot(dp, w.v[j]) + std::abs(big_d)) * scale;
     const std::size_t vector =
         static_cast<std::size_t>((static_cast<std::int64_t>(key.page) * pool.k.shape[1] + key.slot) * kind_.Hkv + head);
     const Real k_scale = static_cast<Real>(scale_of(pool.k_scale, pool.k, key.page, key.slot, head));
@@ -537,7 +539,8 @@ class BruteGradient {
   const AttendGrad& args_;
   Arithmetic arithmetic_;
   AttentionExpectation* e_;
-  std::vector<Real> dout_, absolute_;
+  std::vector<Real> dout_, o_, absolute_;
+  Real lse_ = 0;
   std::vector<std::vector<Real>> dq_;
   std::vector<std::vector<double>> dk_size_, dv_size_;
 };
@@ -605,15 +608,17 @@ AttentionExpectation expect_forward(const Topology& topology, const LayerKind& k
   return detail::brute_force(topology, kind, args, nullptr, detail::Exact{});
 }
 
-/// What forward and backward must give, from exact o and lse and not from the ones in `args.fwd`.
+/// What forward and backward must give. As the contract says, the gradients start from the o and lse in `args.fwd`,
+/// which a forward must have written before: with 16-bit storage their rounding is part of the input.
 template <class Topology>
 AttentionExpectation expect_backward(const Topology& topology, const LayerKind& kind, const AttendGrad& args) {
   return detail::brute_force(topology, kind, args.fwd, &args, detail::Exact{});
 }
 
 /// The dense emulation: a fixed, plain 16-bit implementation. Inputs as stored, scores in f32, P = exp(s - max)
-/// unnormalised and rounded to the storage type, sums in f32; backward with P and dS rounded, D from the stored o. The
-/// caller rounds the results once to the type in which outputs are stored (round_to), which compare_16bit wants.
+/// unnormalised and rounded to the storage type, sums in f32; backward with P and dS rounded, from the same o and lse
+/// as the exact answer. The caller rounds the results once to the type in which outputs are stored (round_to), which
+/// compare_16bit wants.
 template <class Topology>
 AttentionExpectation dense_forward(const Topology& topology, const LayerKind& kind, const Attend& args) {
   return detail::brute_force(topology, kind, args, nullptr, detail::Dense16{detail::dense_storage(kind)});
@@ -669,7 +674,8 @@ inline Comparison check_tensor(Span<const double> x, DType storage, const Expect
 
 }  // namespace detail
 
-/// The answer to a forward or a backward. `Topology` is a Forest or a RectangleInput.
+/// The answer to a forward, or to a backward that starts from the o and lse in `args.fwd`. `Topology` is a Forest or a
+/// RectangleInput.
 template <class Topology>
 Answer answer_forward(const Topology& topology, const LayerKind& kind, const Attend& args) {
   return detail::answer(topology, kind, args, nullptr);
