@@ -10,11 +10,20 @@
 #include <vector>
 
 #include "prefixshare/context.hpp"
-#include "prefixshare/reference/register.hpp"
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
 #include "prefixshare/testing/problem.hpp"
 #include "support/catch.hpp"
+
+namespace prefixshare::testing {
+
+// Compiled once, in attention.cpp: these are most of what a test would compile.
+extern template Answer answer_forward(const Forest&, const LayerKind&, const Attend&);
+extern template Answer answer_backward(const Forest&, const LayerKind&, const AttendGrad&);
+extern template Answer answer_forward(const RectangleInput&, const LayerKind&, const Attend&);
+extern template Answer answer_backward(const RectangleInput&, const LayerKind&, const AttendGrad&);
+
+}  // namespace prefixshare::testing
 
 namespace prefixshare::tests {
 
@@ -39,18 +48,7 @@ struct NamedContext {
 };
 
 /// A context for each implementation of attention that this build has, the reference among them, forced by its name.
-inline std::vector<NamedContext> attention_contexts() {
-  Context base;
-  require_ok(create_context(&base));
-  require_ok(reference::add_to(&base));
-  std::vector<NamedContext> contexts;
-  for (std::int32_t i = 0; i < base.tree_attention.count; ++i) {
-    contexts.push_back({base.tree_attention.entries[i].name, base});
-    require_ok(force_implementation(&contexts.back().context, contexts.back().name.c_str()));
-  }
-  REQUIRE(contexts.size() >= 2);
-  return contexts;
-}
+std::vector<NamedContext> attention_contexts();
 
 inline Context portable_context() {
   Context context;
