@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dispatch interface: which implementations this build has, in order, and the compiled entry of every operator. The
 // only file that knows what was built in.
+#include "cpu/features.hpp"
+#include "cpu/float_control.hpp"
+#include "cpu/operators.hpp"
 #include "prefixshare/context.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
 #include "prefixshare/portable/kv_append.hpp"
@@ -12,20 +15,64 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace {
 
-constexpr const char* kPortable = "cpu:portable";
-
-/// Measured on an x86-64 core at the SSE2 baseline; docs/performance.md.
-constexpr CostModel portable_cost() noexcept { return CostModel{}; }
-
-/// cpu:portable, last and total.
-template <class Problem, class Call>
-Status add_portable(ImplementationList<Problem, Call>* list,
-                    Status (*part)(const Call&, std::int32_t, std::int32_t) noexcept) noexcept {
+/// Adds an implementation behind those there are. Its parts run under FloatControl.
+template <auto Part, class Problem, class Call>
+Status add(ImplementationList<Problem, Call>* list, const char* name, const CostModel& cost,
+           Status (*accepts)(const Problem&) noexcept = nullptr) noexcept {
   Implementation<Problem, Call> entry;
-  entry.name = kPortable;
-  entry.part = part;
-  entry.cost = portable_cost();
+  entry.name = name;
+  entry.accepts = accepts;
+  entry.part = &cpu::controlled<Part, Call>;
+  entry.cost = cost;
   return list->add(entry, false);
+}
+
+#if defined(PREFIXSHARE_HAS_X86)
+
+/// Nanoseconds as CostModel says, measured; docs/performance.md.
+constexpr CostModel avx512_cost() noexcept { return {400, 0.06, 0.012, 0.6}; }
+constexpr CostModel avx2_cost() noexcept { return {400, 0.06, 0.015, 0.6}; }
+
+const cpu::Features& features() noexcept {
+  static const cpu::Features found = cpu::features();
+  return found;
+}
+
+/// f64 has its own arithmetic, which these do not do.
+Status accepts_f32(const AttentionProblem& problem, bool has_feature, const char* feature) noexcept {
+  const detail::Where at{"tree_attention", "implementation"};
+  if (!has_feature) return detail::failure(at, feature, 0, "==", 1, StatusUnit::number, StatusCode::unsupported);
+  if (problem.kind.acc_dtype() == DType::f32) return Status{};
+  return detail::failure(at, "arithmetic dtype", static_cast<std::int64_t>(problem.kind.acc_dtype()),
+                         "==", static_cast<std::int64_t>(DType::f32), StatusUnit::dtype, StatusCode::unsupported);
+}
+Status accepts_avx512(const AttentionProblem& problem) noexcept {
+  return accepts_f32(problem, features().avx512, "AVX-512 F, BW, DQ, VL (in this machine)");
+}
+Status accepts_avx2(const AttentionProblem& problem) noexcept {
+  return accepts_f32(problem, features().avx2, "AVX2, FMA, F16C (in this machine)");
+}
+
+Status add_x86(Context* c) noexcept {
+  if (Status s = add<&cpu::tree_attention_avx512>(&c->tree_attention, "cpu:avx512", avx512_cost(), accepts_avx512)) {
+    return s;
+  }
+  return add<&cpu::tree_attention_avx2>(&c->tree_attention, "cpu:avx2", avx2_cost(), accepts_avx2);
+}
+
+#endif
+
+/// Last and total.
+Status add_portable(Context* c) noexcept {
+  constexpr const char* kName = "cpu:portable";
+  const CostModel cost;  // measured on an x86-64 core at the SSE2 baseline; docs/performance.md
+  if (Status s = add<&portable::tree_attention_part>(&c->tree_attention, kName, cost)) return s;
+  if (Status s = add<&portable::tree_attention_backward_part>(&c->tree_attention_backward, kName, cost)) return s;
+  if (Status s = add<&portable::merge_states_part>(&c->merge_states, kName, cost)) return s;
+  if (Status s = add<&portable::merge_states_backward_part>(&c->merge_states_backward, kName, cost)) return s;
+  if (Status s = add<&portable::rope_apply_part>(&c->rope_apply, kName, cost)) return s;
+  if (Status s = add<&portable::rope_shift_part>(&c->rope_shift, kName, cost)) return s;
+  return add<&portable::kv_append_part>(&c->kv_append, kName, cost);
 }
 
 /// Validates, chooses and runs an operator whose arguments are its problem. Without an implementation for the space of
@@ -61,13 +108,10 @@ Status run_attention(const char* op, const Executor& executor, const Implementat
 Status create_context(Context* context) noexcept {
   if (Status s = detail::check_result("create_context", "context", context)) return s;
   *context = Context{};
-  if (Status s = add_portable(&context->tree_attention, &portable::tree_attention_part)) return s;
-  if (Status s = add_portable(&context->tree_attention_backward, &portable::tree_attention_backward_part)) return s;
-  if (Status s = add_portable(&context->merge_states, &portable::merge_states_part)) return s;
-  if (Status s = add_portable(&context->merge_states_backward, &portable::merge_states_backward_part)) return s;
-  if (Status s = add_portable(&context->rope_apply, &portable::rope_apply_part)) return s;
-  if (Status s = add_portable(&context->rope_shift, &portable::rope_shift_part)) return s;
-  return add_portable(&context->kv_append, &portable::kv_append_part);
+#if defined(PREFIXSHARE_HAS_X86)
+  if (Status s = add_x86(context)) return s;
+#endif
+  return add_portable(context);
 }
 
 Status detail::run(const Context& context, const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {

@@ -42,12 +42,17 @@ inline void check_comparison(const prefixshare::testing::Comparison& c) {
   CHECK(c.ok);
 }
 
+/// A context in which one implementation of the forward is forced.
 struct NamedContext {
   std::string name;
+  std::string backward;       ///< what runs the backward: the same, where it has one
+  DType widest = DType::f64;  ///< of the arithmetic that it does
   Context context;
+
+  bool takes(const LayerKind& kind) const noexcept { return kind.acc_dtype() == DType::f32 || widest == DType::f64; }
 };
 
-/// A context for each implementation of attention that this build has, the reference among them, forced by its name.
+/// A context for each implementation of attention that this machine can run, the reference among them.
 std::vector<NamedContext> attention_contexts();
 
 inline Context portable_context() {
@@ -72,7 +77,7 @@ inline Plan proved_plan(const NamedContext& c, const Forest& forest, const Layer
   Plan plan;
   require_ok(make_plan(c.context, forest, kind, options, &plan));
   REQUIRE(plan.header.implementation == c.name);
-  if (options.backward) REQUIRE(plan.header.backward_implementation == c.name);
+  if (options.backward) REQUIRE(plan.header.backward_implementation == c.backward);
   std::string why;
   const bool proved = prefixshare::testing::check_plan(forest, plan, &why);
   INFO(why);

@@ -128,6 +128,48 @@ void visible_ranges(const AttendView& a, const Piece& p, std::int64_t i, F&& f) 
   }
 }
 
+/// The columns of a block that row `i` of its tile sees, as bits.
+inline std::uint64_t visible_word(const AttendView& a, const Piece* pieces, std::int32_t count,
+                                  std::int64_t i) noexcept {
+  static_assert(kBlockKeys <= 64, "a block's columns are the bits of a word");
+  std::uint64_t word = 0;
+  for (const Piece* p = pieces; p != pieces + count; ++p) {
+    visible_ranges(a, *p, i, [&](std::int32_t begin, std::int32_t end) {
+      word |= (~std::uint64_t{0} >> (64 - (end - begin))) << begin;
+    });
+  }
+  return word;
+}
+
+/// Whether every row sees every key of a block.
+inline bool all_visible(const Piece* pieces, std::int32_t count) noexcept {
+  for (std::int32_t p = 0; p < count; ++p) {
+    if (pieces[p].run->mask != MaskKind::full) return false;
+  }
+  return true;
+}
+
+/// Logits of row `i` of a tile become -inf where it sees nothing.
+template <class Acc>
+void hide(const AttendView& a, const Piece* pieces, std::int32_t count, std::int64_t i, Acc* logits) noexcept {
+  constexpr Acc kHidden = -std::numeric_limits<Acc>::infinity();
+  std::int32_t seen = 0;
+  for (std::int32_t p = 0; p < count; ++p) {
+    visible_ranges(a, pieces[p], i, [&](std::int32_t begin, std::int32_t end) {
+      std::fill(logits + seen, logits + begin, kHidden);
+      seen = end;
+    });
+  }
+  std::fill(logits + seen, logits + pieces[count - 1].end, kHidden);
+}
+
+/// Bias of a key for a query head.
+inline double bias_at(const TensorView<3>& bias, TokenPlace at, std::int64_t q_head) noexcept {
+  const void* x = bias.ptr(at.page, at.slot, q_head);
+  return bias.dtype == DType::f64 ? *static_cast<const double*>(x)
+                                  : static_cast<double>(*static_cast<const float*>(x));
+}
+
 /// Adds the bias of a piece's keys to a row of logits.
 template <class Acc>
 void add_bias(const AttendView& a, const Piece& p, std::int64_t q_head, Acc* logits) noexcept {
@@ -136,9 +178,7 @@ void add_bias(const AttendView& a, const Piece& p, std::int64_t q_head, Acc* log
   if (!bias) return;
   for (std::int32_t c = p.begin; c < p.end; ++c) {
     const TokenPlace at = place_of(a.plan, segment, std::int64_t{p.run->token} + p.key + (c - p.begin));
-    const void* x = bias.ptr(at.page, at.slot, q_head);
-    logits[c] += bias.dtype == DType::f64 ? static_cast<Acc>(*static_cast<const double*>(x))
-                                          : static_cast<Acc>(*static_cast<const float*>(x));
+    logits[c] += static_cast<Acc>(bias_at(bias, at, q_head));
   }
 }
 
@@ -274,7 +314,7 @@ struct KeyRows {
 template <class Acc>
 class QueryRows {
  public:
-  QueryRows(const AttendView& a, Acc* rows, Acc* angles) noexcept : a_(a), rows_(rows), angles_(angles) {}
+  QueryRows(const AttendView& a, Acc* angles) noexcept : a_(a), angles_(angles) {}
 
   /// Angle position and gain of an instance.
   struct Turn {
@@ -289,15 +329,15 @@ class QueryRows {
   /// Whether any rotation happens in this call.
   bool turns() const noexcept { return a_.args.rope != nullptr && (!a_.args.q_rotated || a_.plan.deltas.size() > 1); }
 
-  /// Loads instances [first, first + count) of `head`; the angles are kept for the next head.
-  void load(std::int32_t first, std::int32_t count, std::int64_t head) noexcept {
+  /// Loads instances [first, first + count) of `head` into `rows`; the angles are kept for the next head.
+  void load(std::int32_t first, std::int32_t count, std::int64_t head, Acc* rows) noexcept {
     const LayerKind& kind = a_.kind();
     const std::int64_t group = kind.group();
     if (turns() && (first != angles_of_ || count > angle_count_)) fill_angles(first, count);
     for (std::int64_t i = 0; i < count; ++i) {
       const RowInstance& r = a_.plan.instances[first + i];
       for (std::int64_t g = 0; g < group; ++g) {
-        Acc* row = rows_ + (i * group + g) * kind.D;
+        Acc* row = rows + (i * group + g) * kind.D;
         load_row(a_.args.q.dtype, a_.args.q.ptr(r.row, head * group + g), kind.D, row);
         if (turns()) rotate_one(row, i, r, false);
       }
@@ -345,7 +385,6 @@ class QueryRows {
   }
 
   const AttendView& a_;
-  Acc* rows_;
   Acc* angles_;
   std::int32_t angles_of_ = -1;  // angles_ holds those of instances [angles_of_, angles_of_ + angle_count_)
   std::int32_t angle_count_ = 0;

@@ -17,13 +17,26 @@ constexpr std::int64_t align_up(std::int64_t bytes) noexcept {
   return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
 }
 
-/// Scratch of one part of the forward.
+/// Scratch of the frame of a forward.
+template <class Acc>
+struct FrameMemory {
+  Acc* fold_o;    // [M, Dv] of the chunks folded so far
+  Acc* fold_lse;  // [M]
+  Piece* pieces;  // [kBlockKeys]
+
+  FrameMemory(Arena* arena, const LayerKind& kind) noexcept {
+    const std::int64_t m = tile_row_limit(kind) * std::int64_t{kind.group()};
+    fold_o = arena->take<Acc>(m * kind.Dv);
+    fold_lse = arena->take<Acc>(m);
+    pieces = arena->take<Piece>(kBlockKeys);
+  }
+};
+
+/// Scratch of the plain C++ body of a forward.
 template <class Acc>
 struct ForwardMemory {
   Acc* q;              // [M, D]
   Acc* o;              // [M, Dv] of the present state, not yet divided by its sum
-  Acc* fold_o;         // [M, Dv] of the chunks folded so far
-  Acc* fold_lse;       // [M]
   Acc* maximum;        // [M]
   Acc* sum;            // [M]
   Acc* scores;         // [M, kBlockKeys]
@@ -31,14 +44,11 @@ struct ForwardMemory {
   const Acc** q_rows;  // [M]
   Acc** o_rows;        // [M]
   KeyRows<Acc> keys;   // kBlockKeys
-  Piece* pieces;       // [kBlockKeys]
 
   ForwardMemory(Arena* arena, const LayerKind& kind) noexcept {
     const std::int64_t tile = tile_row_limit(kind), m = tile * kind.group();
     q = arena->take<Acc>(m * kind.D);
     o = arena->take<Acc>(m * kind.Dv);
-    fold_o = arena->take<Acc>(m * kind.Dv);
-    fold_lse = arena->take<Acc>(m);
     maximum = arena->take<Acc>(m);
     sum = arena->take<Acc>(m);
     scores = arena->take<Acc>(m * kBlockKeys);
@@ -46,7 +56,6 @@ struct ForwardMemory {
     q_rows = arena->take<const Acc*>(m);
     o_rows = arena->take<Acc*>(m);
     keys = take_keys(arena, kind, kBlockKeys);
-    pieces = arena->take<Piece>(kBlockKeys);
   }
   static KeyRows<Acc> take_keys(Arena* arena, const LayerKind& kind, std::int64_t count) noexcept {
     KeyRows<Acc> keys;
@@ -55,6 +64,45 @@ struct ForwardMemory {
     keys.k_buffer = arena->take<Acc>(count * kind.D);
     keys.v_buffer = arena->take<Acc>(count * kind.Dv);
     return keys;
+  }
+};
+
+inline constexpr std::int32_t kPanelRows = 16;  // rows side by side in a panel: one or two vector registers
+inline constexpr std::int32_t kPanels = 4;      // panels whose probabilities are in use at once
+inline constexpr std::int32_t kStreamRows = 8;  // packed rows up to which keys are streamed past all heads at once
+
+/// Scratch of the vector bodies of a forward, f32. [Mp] is packed rows filled up to whole panels; a panel-major array
+/// holds, for each panel, [width][kPanelRows].
+struct PanelMemory {
+  float* q;             // [rows, D], rows: M, or kStreamRows of every KV head
+  float* o;             // [rows, Dv]
+  float* maximum;       // [rows or Mp]
+  float* sum;           // [rows or Mp]
+  float* q_panels;      // panel-major, width D
+  float* o_panels;      // panel-major, width Dv
+  float* p;             // kPanels panels, width kBlockKeys
+  float* k;             // [kBlockKeys, D]
+  float* v;             // [kBlockKeys, Dv]
+  std::uint32_t* low;   // [Mp] whether a row sees columns 0 to 31 of a block
+  std::uint32_t* high;  // [Mp] the same, columns 32 to 63
+  float* angles;        // [tile rows, D]
+
+  PanelMemory(Arena* arena, const LayerKind& kind) noexcept {
+    const std::int64_t tile = tile_row_limit(kind), m = tile * kind.group();
+    const std::int64_t padded = (m + kPanelRows - 1) / kPanelRows * kPanelRows;
+    const std::int64_t rows = std::max(padded, std::int64_t{kStreamRows} * kind.Hkv);
+    q = arena->take<float>(rows * kind.D);
+    o = arena->take<float>(rows * kind.Dv);
+    maximum = arena->take<float>(rows);
+    sum = arena->take<float>(rows);
+    q_panels = arena->take<float>(padded * kind.D);
+    o_panels = arena->take<float>(padded * kind.Dv);
+    p = arena->take<float>(kPanels * kPanelRows * kBlockKeys);
+    k = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
+    v = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
+    low = arena->take<std::uint32_t>(padded);
+    high = arena->take<std::uint32_t>(padded);
+    angles = arena->take<float>(tile * kind.D);
   }
 };
 
@@ -105,16 +153,21 @@ struct BackwardMemory {
   }
 };
 
-/// Bytes of Memory<double> or Memory<float>, as the kind computes.
-template <template <class> class Memory>
-std::int64_t scratch_bytes(const LayerKind& kind) noexcept {
+template <class... Memory>
+std::int64_t bytes_of(const LayerKind& kind) noexcept {
   Arena count(nullptr);
-  if (kind.acc_dtype() == DType::f64) {
-    (void)Memory<double>(&count, kind);
-  } else {
-    (void)Memory<float>(&count, kind);
-  }
+  ((void)Memory(&count, kind), ...);
   return align_up(count.used());
+}
+/// Scratch of one part: what the largest of the bodies needs, so that it does not depend on which one runs.
+inline std::int64_t forward_scratch_bytes(const LayerKind& kind) noexcept {
+  if (kind.acc_dtype() == DType::f64) return bytes_of<FrameMemory<double>, ForwardMemory<double>>(kind);
+  return std::max(bytes_of<FrameMemory<float>, ForwardMemory<float>>(kind),
+                  bytes_of<FrameMemory<float>, PanelMemory>(kind));
+}
+inline std::int64_t backward_scratch_bytes(const LayerKind& kind) noexcept {
+  return kind.acc_dtype() == DType::f64 ? bytes_of<BackwardMemory<double>>(kind)
+                                        : bytes_of<BackwardMemory<float>>(kind);
 }
 
 inline std::int64_t counter_bytes(std::int64_t rows) noexcept { return align_up(rows * 4); }

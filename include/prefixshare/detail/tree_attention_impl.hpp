@@ -224,7 +224,7 @@ inline Status validate(const PlanView& plan, const Attend& args, MemorySpace spa
 inline std::int64_t forward_bytes(const LayerKind& kind, std::int64_t parts, std::int64_t partial_rows) noexcept {
   const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;  // twice an f64 row: room for the rounding up
   if (checked_product(partial_rows, row) < 0) return -1;
-  return checked_sum(checked_product(parts, scratch_bytes<ForwardMemory>(kind)), partial_bytes(kind, partial_rows));
+  return checked_sum(checked_product(parts, forward_scratch_bytes(kind)), partial_bytes(kind, partial_rows));
 }
 
 /// Parts of a call: at least one, and their scratch (`bytes` in all, -1 if too much) fits int64.
@@ -316,7 +316,7 @@ inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_
                        MemorySpace space = MemorySpace::host) noexcept {
   constexpr const char* op = kAttendGradOp;
   if (Status s = validate(plan, args, space)) return s;
-  const std::int64_t bytes = checked_product(parts, scratch_bytes<BackwardMemory>(plan.header.kind));
+  const std::int64_t bytes = checked_product(parts, backward_scratch_bytes(plan.header.kind));
   if (Status s = check_parts(op, parts, bytes)) return s;
   return check_workspace(op, args.workspace, 0, bytes);
 }
@@ -349,7 +349,7 @@ inline Status forward_workspace_bytes(const char* op, const LayerKind& kind, con
   const std::int64_t sum = checked_sum(counter_bytes(limits.rows), forward_bytes(kind, limits.parts, rows));
   if (sum < 0) {
     if (forward_bytes(kind, 0, rows) >= 0) {
-      return failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / scratch_bytes<ForwardMemory>(kind));
+      return failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / forward_scratch_bytes(kind));
     }
     const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;
     return failure({op, "limits"}, "partial_rows", rows, "<=", INT64_MAX / row);
@@ -370,7 +370,7 @@ inline Status backward_workspace(const LayerKind& kind, const PlanLimits& limits
   constexpr const char* op = "backward_workspace";
   if (Status s = detail::check_result(op, "bytes", bytes)) return s;
   if (Status s = detail::check_limits(op, kind, limits)) return s;
-  const std::int64_t each = detail::scratch_bytes<detail::BackwardMemory>(kind);
+  const std::int64_t each = detail::backward_scratch_bytes(kind);
   const std::int64_t counters = detail::counter_bytes(limits.rows);  // they come first in every workspace
   const std::int64_t sum = detail::checked_sum(counters, detail::checked_product(limits.parts, each));
   if (sum < 0) return detail::failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / each);

@@ -29,9 +29,9 @@ class Backward {
         parts_(parts),
         scale_(static_cast<Acc>(view_.scale())),
         arena_(static_cast<char*>(args.workspace.data) + args.workspace.counter_bytes +
-               part * detail::scratch_bytes<detail::BackwardMemory>(kind_)),
+               part * detail::backward_scratch_bytes(kind_)),
         memory_(&arena_, kind_),
-        query_(view_, memory_.q, memory_.angles) {}
+        query_(view_, memory_.angles) {}
 
   void run() noexcept {
     const PlanHeader& h = plan_.header;
@@ -81,7 +81,7 @@ class Backward {
       const std::int32_t instances = cursor.instances() + offset;
       if (instances != loaded) {
         if (loaded >= 0) query_.turn_back(loaded, count, memory_.dq_frame, memory_.dq);
-        query_.load(instances, count, head);
+        query_.load(instances, count, head, memory_.q);
         loaded = instances;
       }
       const std::int32_t pieces = cursor.next(memory_.pieces);
@@ -126,7 +126,7 @@ class Backward {
     const std::int64_t rows = tile.count * group_;
     memory_.pieces[0] = {&run, static_cast<std::int32_t>(begin - run.token), 0, static_cast<std::int32_t>(end - begin)};
     point(memory_.q, kind_.D, rows, memory_.q_rows);
-    query_.load(run.first_instance, tile.count, head);
+    query_.load(run.first_instance, tile.count, head, memory_.q);
     for (std::int32_t i = 0; i < tile.count; ++i) load_row_state(plan_.instances[tile.first + i].row, i, head);
     memory_.keys.load(view_, memory_.pieces, 1, head);
     score_gradients(1, 0, tile.count, head);
