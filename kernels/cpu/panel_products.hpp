@@ -24,7 +24,9 @@ inline void product_block(const float* a, std::int64_t width, std::int64_t i, co
   constexpr bool kOutputs = kind == Product::outputs;
   const std::int64_t i_stride = kOutputs ? 1 : width, t_stride = kOutputs ? width : 1;
   Vec sums[std::size_t{Panels}][std::size_t{Count}];
+  PREFIXSHARE_UNROLL
   for (int p = 0; p < Panels; ++p) {
+    PREFIXSHARE_UNROLL
     for (int k = 0; k < Count; ++k) {
       sums[p][k] = kOutputs ? Vec::load(c + p * c_panel + (i + k) * detail::kPanelRows) : Vec::zero();
     }
@@ -32,14 +34,19 @@ inline void product_block(const float* a, std::int64_t width, std::int64_t i, co
   const float* at = a + i * i_stride;
   for (std::int64_t t = 0; t < terms; ++t) {
     Vec row[std::size_t{Panels}];
+    PREFIXSHARE_UNROLL
     for (int p = 0; p < Panels; ++p) row[p] = Vec::load(b + p * b_panel + t * detail::kPanelRows);
+    PREFIXSHARE_UNROLL
     for (int k = 0; k < Count; ++k) {
       const Vec x = Vec::all(at[k * i_stride]);
+      PREFIXSHARE_UNROLL
       for (int p = 0; p < Panels; ++p) sums[p][k] = fma(x, row[p], sums[p][k]);
     }
     at += t_stride;
   }
+  PREFIXSHARE_UNROLL
   for (int p = 0; p < Panels; ++p) {
+    PREFIXSHARE_UNROLL
     for (int k = 0; k < Count; ++k) sums[p][k].store(c + p * c_panel + (i + k) * detail::kPanelRows);
   }
 }

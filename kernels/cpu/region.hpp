@@ -15,6 +15,13 @@
 #define PREFIXSHARE_POP_TARGET PREFIXSHARE_PRAGMA(GCC pop_options)
 #endif
 
+/// Before a loop with a constant count, so that the arrays that it walks become registers.
+#if defined(__clang__)
+#define PREFIXSHARE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PREFIXSHARE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #define PREFIXSHARE_REGION_BEGIN                     \
   PREFIXSHARE_PUSH_TARGET(PREFIXSHARE_REGION_TARGET) \
   namespace prefixshare {                            \

@@ -69,7 +69,6 @@ struct ForwardMemory {
 
 inline constexpr std::int32_t kPanelRows = 16;  // rows side by side in a panel: one or two vector registers
 inline constexpr std::int32_t kPanels = 4;      // panels whose probabilities are in use at once
-inline constexpr std::int32_t kStreamRows = 8;  // packed rows up to which keys are streamed past all heads at once
 
 /// Scratch of the vector bodies of a forward, f32. [Mp] is packed rows filled up to whole panels; a panel-major array
 /// holds, for each panel, [width][kPanelRows].

@@ -15,6 +15,7 @@ namespace detail {
 inline constexpr const char* kPlanOp = "make_plan";
 inline constexpr std::int64_t kMinItemCost = 20000;   // ns; smaller items are not cut further
 inline constexpr std::int32_t kMinKeysPerPart = 256;  // fast mode cuts keys no finer, so that merging stays cheap
+inline constexpr std::int32_t kStreamRows = 8;        // packed rows up to which attention is a matter of reading keys
 inline constexpr std::int32_t kDraftTokens = 64;      // a draft subtree up to one word of bits becomes one run
 
 inline Status plan_error(const char* argument, const char* field, std::int64_t index, const char* relation,
@@ -237,21 +238,25 @@ class PlanBuilder {
     plan_.header.total_cost = static_cast<std::int64_t>(cost);
   }
 
+  /// Many rows are cut by heads, which costs no partial states; few rows by keys, so that a part reads whole tokens.
+  std::int64_t key_parts_wanted(const RowTile& t, std::int64_t wanted) const noexcept {
+    return t.count * kind_.group() <= kStreamRows ? wanted : ceil_div(wanted, kind_.Hkv);
+  }
   void cut_tile(std::size_t index, double target, std::int64_t* budget) {
     const RowTile& t = plan_.tiles[index];
     TileWork& w = work_[index];
     const std::int64_t wanted = static_cast<std::int64_t>(tile_cost(t) / target) + 1;
-    w.head_parts = static_cast<std::int32_t>(std::min<std::int64_t>(wanted, kind_.Hkv));
     bool alone = true;  // no row of the tile has keys elsewhere
     for (std::int32_t i = 0; i < t.count && alone; ++i) alone = tiles_of(row_of(t, i)).size() == 1;
     const bool fold = !invariant() || first_tile_[index];
     if (!invariant()) {
-      std::int64_t parts = std::min(ceil_div(wanted, w.head_parts), tile_keys(plan_, t) / kMinKeysPerPart);
+      std::int64_t parts = std::min(key_parts_wanted(t, wanted), tile_keys(plan_, t) / kMinKeysPerPart);
       if (parts > 1 && (parts - (alone ? 0 : 1)) * t.count <= *budget) {
         w.key_parts = static_cast<std::int32_t>(parts);
         *budget -= (parts - (alone ? 0 : 1)) * t.count;
       }
     }
+    w.head_parts = static_cast<std::int32_t>(std::min<std::int64_t>(ceil_div(wanted, w.key_parts), kind_.Hkv));
     if (!alone || w.key_parts > 1) {
       w.states = fold ? w.key_parts : tile_chunks(t);
       w.slot = plan_.header.partial_rows;
