@@ -8,6 +8,7 @@
 
 PREFIXSHARE_REGION_BEGIN
 
+template <class Products>
 class AttendBody {
  public:
   using Acc = float;
@@ -16,7 +17,7 @@ class AttendBody {
       : kind_(view.kind()),
         invariant_(view.plan.header.mode == Mode::batch_invariant),
         memory_(arena, kind_),
-        panels_(view, memory_),
+        panels_(view, memory_, arena),
         stream_(view, memory_) {}
 
   /// In batch_invariant mode a row's sums have one order, whoever its neighbours are: that of the panels.
@@ -67,7 +68,7 @@ class AttendBody {
   bool streams_ = false;
   std::int32_t heads_ = 1;
   detail::PanelMemory memory_;
-  AttendPanels panels_;
+  AttendPanels<Products> panels_;
   AttendStream stream_;
 };
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cpu/panel_products.hpp"
+#include "cpu/key_block.hpp"
 #include "cpu/region.hpp"
 #include "cpu/vector.hpp"
 #include "cpu/vector_math.hpp"
@@ -16,25 +16,19 @@ PREFIXSHARE_REGION_BEGIN
 
 inline constexpr float kEmpty = -std::numeric_limits<float>::infinity();
 
-/// A block of keys and what applies to it.
-struct Block {
-  const detail::Piece* pieces;
-  std::int32_t count;
-  std::int32_t head;     // KV head
-  std::int32_t columns;  // keys
-  bool full;             // every row sees every key
-};
-
+/// Products multiplies: queries with keys, probabilities with values.
+template <class Products>
 class AttendPanels {
  public:
-  AttendPanels(const detail::AttendView& view, const detail::PanelMemory& memory) noexcept
+  AttendPanels(const detail::AttendView& view, const detail::PanelMemory& memory, detail::Arena* arena) noexcept
       : view_(view),
         args_(view.args),
         kind_(view.kind()),
         group_(kind_.group()),
         scale_(static_cast<float>(view.scale())),
         memory_(memory),
-        query_(view, memory.angles) {}
+        query_(view, memory.angles),
+        products_(view, memory, arena) {}
 
   void begin(const RowTile& tile) noexcept {
     tile_rows_ = tile.count;
@@ -46,9 +40,7 @@ class AttendPanels {
     query_.load(first_instance, tile_rows_, head, memory_.q);
     const std::int64_t padded = panels_ * detail::kPanelRows;
     std::fill_n(memory_.q + rows_ * kind_.D, (padded - rows_) * kind_.D, 0.0f);
-    for (std::int64_t p = 0; p < panels_; ++p) {
-      to_panel(memory_.q + p * detail::kPanelRows * kind_.D, kind_.D, memory_.q_panels + p * q_panel());
-    }
+    products_.load_queries(memory_.q, panels_);
   }
 
   void clear() noexcept {
@@ -59,20 +51,13 @@ class AttendPanels {
   }
 
   void absorb(const Block& block) noexcept {
-    load_keys(block);
     if (!block.full) see(block);
-    const bool leaks = !block.full && !values_finite(block.columns);
-    for (std::int64_t p = 0; p < panels_; p += kProductPanels) {
-      const int panels = static_cast<int>(std::min<std::int64_t>(kProductPanels, panels_ - p));
-      product<Product::scores>(memory_.k, kind_.D, block.columns, memory_.q_panels + p * q_panel(), q_panel(), kind_.D,
-                               memory_.p, kScorePanel, panels);
-      for (int i = 0; i < panels; ++i) soften(block, p + i, memory_.p + i * kScorePanel);
-      if (leaks) {
-        for (int i = 0; i < panels; ++i) add_seen_values(block.columns, p + i, memory_.p + i * kScorePanel);
-      } else {
-        product<Product::outputs>(memory_.v, kind_.Dv, kind_.Dv, memory_.p, kScorePanel, block.columns,
-                                  memory_.o_panels + p * o_panel(), o_panel(), panels);
-      }
+    products_.load_keys(block);
+    for (std::int64_t p = 0; p < panels_; p += Products::kPanels) {
+      const int panels = static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
+      products_.scores(block, p, panels, memory_.p);
+      for (int i = 0; i < panels; ++i) soften(block, p + i, memory_.p + i * detail::kScorePanel);
+      products_.add_values(block, p, panels, memory_.p, memory_.o_panels + p * o_panel());
     }
   }
 
@@ -95,47 +80,16 @@ class AttendPanels {
   }
 
  private:
-  static constexpr std::int64_t kScorePanel = detail::kBlockKeys * detail::kPanelRows;
+  static_assert(Products::kPanels <= detail::kPanels, "their scores lie side by side in PanelMemory");
 
-  std::int64_t q_panel() const noexcept { return std::int64_t{kind_.D} * detail::kPanelRows; }
   std::int64_t o_panel() const noexcept { return std::int64_t{kind_.Dv} * detail::kPanelRows; }
 
-  /// [kPanelRows, width] to [width, kPanelRows], and back.
-  static void to_panel(const float* rows, std::int64_t width, float* panel) noexcept {
-    std::int64_t d = 0;
-    for (; d + 16 <= width; d += 16) transpose16(rows + d, width, panel + d * detail::kPanelRows, detail::kPanelRows);
-    for (; d < width; ++d) {
-      for (std::int64_t r = 0; r < detail::kPanelRows; ++r) panel[d * detail::kPanelRows + r] = rows[r * width + d];
-    }
-  }
+  /// [width, kPanelRows] to [kPanelRows, width].
   static void from_panel(const float* panel, std::int64_t width, float* rows) noexcept {
     std::int64_t d = 0;
     for (; d + 16 <= width; d += 16) transpose16(panel + d * detail::kPanelRows, detail::kPanelRows, rows + d, width);
     for (; d < width; ++d) {
       for (std::int64_t r = 0; r < detail::kPanelRows; ++r) rows[r * width + d] = panel[d * detail::kPanelRows + r];
-    }
-  }
-
-  /// Keys and values of the block in f32, one after the other.
-  void load_keys(const Block& block) noexcept {
-    for (const detail::Piece* piece = block.pieces; piece != block.pieces + block.count; ++piece) {
-      const Segment& segment = view_.plan.segments[piece->run->segment];
-      const KvPool& pool = args_.kv[segment.pool];
-      const std::int64_t page_size = view_.plan.pools[segment.pool].page_size;
-      const std::int64_t keys = view_.keys(*piece->run);
-      for (std::int32_t c = piece->begin; c < piece->end; ++c) {
-        const std::int64_t key = std::int64_t{piece->key} + (c - piece->begin), token = piece->run->token + key;
-        const detail::TokenPlace at = detail::place_of(view_.plan, segment, token);
-        if (key + detail::kPrefetchKeys < keys) {
-          const detail::TokenPlace next = detail::place_of(view_.plan, segment, token + detail::kPrefetchKeys);
-          detail::prefetch(pool.k.ptr(next.page, next.slot, block.head), kind_.D * size_of(pool.k.dtype));
-          detail::prefetch(pool.v.ptr(next.page, next.slot, block.head), kind_.Dv * size_of(pool.v.dtype));
-        }
-        load_scaled(pool.k.dtype, pool.k.ptr(at.page, at.slot, block.head), kind_.D,
-                    detail::scale_at(pool.k_scale, at, page_size, block.head, kind_.Hkv), memory_.k + c * kind_.D);
-        load_scaled(pool.v.dtype, pool.v.ptr(at.page, at.slot, block.head), kind_.Dv,
-                    detail::scale_at(pool.v_scale, at, page_size, block.head, kind_.Hkv), memory_.v + c * kind_.Dv);
-      }
     }
   }
 
@@ -151,10 +105,6 @@ class AttendPanels {
     const std::int64_t padded = panels_ * detail::kPanelRows;
     std::fill(memory_.low + rows_, memory_.low + padded, ~std::uint32_t{0});
     std::fill(memory_.high + rows_, memory_.high + padded, ~std::uint32_t{0});
-  }
-  Mask seen(std::int64_t panel, std::int32_t column) const noexcept {
-    const std::uint32_t* words = column < 32 ? memory_.low : memory_.high;
-    return bits_set(words + panel * detail::kPanelRows, std::uint32_t{1} << (column % 32));
   }
 
   /// Dot products of a panel to exp(logit - maximum), with the maximum, the sum and the output brought along.
@@ -208,7 +158,7 @@ class AttendPanels {
     for (std::int32_t i = 0; i < block.count; ++i) add_bias(block.pieces[i], block.head, panel, s);
     for (std::int32_t c = 0; c < block.columns && !block.full; ++c) {
       float* at = s + c * detail::kPanelRows;
-      choose(seen(panel, c), Vec::load(at), empty).store(at);
+      choose(seen(memory_, panel, c), Vec::load(at), empty).store(at);
     }
   }
   void add_bias(const detail::Piece& piece, std::int64_t head, std::int64_t panel, float* s) const noexcept {
@@ -226,28 +176,6 @@ class AttendPanels {
     }
   }
 
-  bool values_finite(std::int32_t columns) const noexcept {
-    Vec zero = Vec::zero();  // becomes NaN with the first value that is not finite
-    const std::int64_t count = std::int64_t{columns} * kind_.Dv;
-    std::int64_t i = 0;
-    for (; i + 16 <= count; i += 16) zero = fma(Vec::load(memory_.v + i), Vec::zero(), zero);
-    bool finite = all_of(equal(zero, Vec::zero()));
-    for (; i < count; ++i) finite = finite && memory_.v[i] * 0.0f == 0.0f;
-    return finite;
-  }
-  /// A value that a row does not see is never multiplied, not even by zero: it may be NaN.
-  void add_seen_values(std::int32_t columns, std::int64_t panel, const float* p) noexcept {
-    for (std::int64_t d = 0; d < kind_.Dv; ++d) {
-      float* at = memory_.o_panels + panel * o_panel() + d * detail::kPanelRows;
-      Vec sum = Vec::load(at);
-      for (std::int32_t c = 0; c < columns; ++c) {
-        const Vec more = fma(Vec::all(memory_.v[c * kind_.Dv + d]), Vec::load(p + c * detail::kPanelRows), sum);
-        sum = choose(seen(panel, c), more, sum);
-      }
-      sum.store(at);
-    }
-  }
-
   const detail::AttendView& view_;
   const Attend& args_;
   LayerKind kind_;
@@ -255,6 +183,7 @@ class AttendPanels {
   float scale_;
   const detail::PanelMemory& memory_;
   detail::QueryRows<float> query_;
+  Products products_;
   std::int32_t tile_rows_ = 0;
   std::int64_t rows_ = 0;  // packed with the heads of the group
   std::int64_t panels_ = 0;

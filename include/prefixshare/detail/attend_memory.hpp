@@ -68,7 +68,8 @@ struct ForwardMemory {
 };
 
 inline constexpr std::int32_t kPanelRows = 16;  // rows side by side in a panel: one or two vector registers
-inline constexpr std::int32_t kPanels = 4;      // panels whose probabilities are in use at once
+inline constexpr std::int32_t kScorePanel = kBlockKeys * kPanelRows;  // scores of a panel
+inline constexpr std::int32_t kPanels = 4;                            // panels whose probabilities are in use at once
 
 /// Scratch of the vector bodies of a forward, f32. [Mp] is packed rows filled up to whole panels; a panel-major array
 /// holds, for each panel, [width][kPanelRows].
@@ -77,31 +78,40 @@ struct PanelMemory {
   float* o;             // [rows, Dv]
   float* maximum;       // [rows or Mp]
   float* sum;           // [rows or Mp]
-  float* q_panels;      // panel-major, width D
   float* o_panels;      // panel-major, width Dv
   float* p;             // kPanels panels, width kBlockKeys
-  float* k;             // [kBlockKeys, D]
-  float* v;             // [kBlockKeys, Dv]
   std::uint32_t* low;   // [Mp] whether a row sees columns 0 to 31 of a block
   std::uint32_t* high;  // [Mp] the same, columns 32 to 63
   float* angles;        // [tile rows, D]
 
   PanelMemory(Arena* arena, const LayerKind& kind) noexcept {
-    const std::int64_t tile = tile_row_limit(kind), m = tile * kind.group();
-    const std::int64_t padded = (m + kPanelRows - 1) / kPanelRows * kPanelRows;
+    const std::int64_t tile = tile_row_limit(kind), padded = padded_rows(kind);
     const std::int64_t rows = std::max(padded, std::int64_t{kStreamRows} * kind.Hkv);
     q = arena->take<float>(rows * kind.D);
     o = arena->take<float>(rows * kind.Dv);
     maximum = arena->take<float>(rows);
     sum = arena->take<float>(rows);
-    q_panels = arena->take<float>(padded * kind.D);
     o_panels = arena->take<float>(padded * kind.Dv);
     p = arena->take<float>(kPanels * kPanelRows * kBlockKeys);
-    k = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
-    v = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
     low = arena->take<std::uint32_t>(padded);
     high = arena->take<std::uint32_t>(padded);
     angles = arena->take<float>(tile * kind.D);
+  }
+  static std::int64_t padded_rows(const LayerKind& kind) noexcept {
+    return ceil_div(tile_row_limit(kind) * std::int64_t{kind.group()}, kPanelRows) * kPanelRows;
+  }
+};
+
+/// Scratch of products with fused multiply-adds, f32.
+struct FmaMemory {
+  float* q_panels;  // [Mp], panel-major, width D
+  float* k;         // [kBlockKeys, D]
+  float* v;         // [kBlockKeys, Dv]
+
+  FmaMemory(Arena* arena, const LayerKind& kind) noexcept {
+    q_panels = arena->take<float>(PanelMemory::padded_rows(kind) * kind.D);
+    k = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
+    v = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
   }
 };
 
@@ -162,7 +172,7 @@ std::int64_t bytes_of(const LayerKind& kind) noexcept {
 inline std::int64_t forward_scratch_bytes(const LayerKind& kind) noexcept {
   if (kind.acc_dtype() == DType::f64) return bytes_of<FrameMemory<double>, ForwardMemory<double>>(kind);
   return std::max(bytes_of<FrameMemory<float>, ForwardMemory<float>>(kind),
-                  bytes_of<FrameMemory<float>, PanelMemory>(kind));
+                  bytes_of<FrameMemory<float>, PanelMemory, FmaMemory>(kind));
 }
 inline std::int64_t backward_scratch_bytes(const LayerKind& kind) noexcept {
   return kind.acc_dtype() == DType::f64 ? bytes_of<BackwardMemory<double>>(kind)
