@@ -12,10 +12,59 @@
 
 PREFIXSHARE_REGION_BEGIN
 
-/// Where a block's keys and values lie for KV head 0.
+/// Where the keys and values of up to a block's columns lie, for one KV head.
 struct KeyPlaces {
   const char* k[detail::kBlockKeys];
   const char* v[detail::kBlockKeys];
+
+  /// Columns [begin, end): consecutive tokens of a segment from `token` on.
+  void find(const PlanView& plan, const KvPool& pool, const Segment& segment, std::int64_t token, std::int32_t head,
+            std::int32_t begin, std::int32_t end) noexcept {
+    detail::TokenWalk walk(plan, segment, token);
+    for (std::int32_t c = begin; c < end; ++c) {
+      const detail::TokenPlace at = walk.next();
+      k[c] = static_cast<const char*>(pool.k.ptr(at.page, at.slot, head));
+      v[c] = static_cast<const char*>(pool.v.ptr(at.page, at.slot, head));
+    }
+  }
+};
+
+/// Asks for the tokens that come after a block, all heads of one token after the other, a little with every few keys
+/// that are worked on: many requests at once would wait for each other and hold up the loads.
+class Ahead {
+ public:
+  /// `steps`: how often some() will be called.
+  Ahead(const detail::AttendView& view, const detail::Piece& last, std::int32_t head, std::int32_t heads,
+        std::int64_t steps) noexcept
+      : pool_(view.args.kv[view.plan.segments[last.run->segment].pool]), heads_(heads) {
+    const LayerKind& kind = view.kind();
+    const std::int64_t begin = last.key + (last.end - last.begin);
+    const std::int64_t keys = std::clamp<std::int64_t>(view.keys(*last.run) - begin, 0, detail::kBlockKeys);
+    const Segment& segment = view.plan.segments[last.run->segment];
+    if (keys > 0) {
+      places_.find(view.plan, pool_, segment, last.run->token + begin, head, 0, static_cast<std::int32_t>(keys));
+    }
+    end_ = keys * heads;
+    share_ = (end_ + steps - 1) / steps;
+    k_bytes_ = kind.D * size_of(pool_.k.dtype);
+    v_bytes_ = kind.Dv * size_of(pool_.v.dtype);
+    k_stride_ = pool_.k.stride[2] * size_of(pool_.k.dtype);
+    v_stride_ = pool_.v.stride[2] * size_of(pool_.v.dtype);
+  }
+  void some() noexcept {
+    for (const std::int64_t stop = std::min(next_ + share_, end_); next_ < stop; ++next_) {
+      detail::prefetch(places_.k[token_] + head_ * k_stride_, k_bytes_);
+      detail::prefetch(places_.v[token_] + head_ * v_stride_, v_bytes_);
+      if (++head_ == heads_) head_ = 0, ++token_;
+    }
+  }
+
+ private:
+  const KvPool& pool_;
+  KeyPlaces places_;
+  std::int32_t heads_, head_ = 0, token_ = 0;
+  std::int64_t next_ = 0, end_ = 0, share_ = 0;
+  std::int64_t k_bytes_ = 0, v_bytes_ = 0, k_stride_ = 0, v_stride_ = 0;
 };
 
 class AttendStream {
@@ -52,12 +101,15 @@ class AttendStream {
   void absorb(const detail::Piece* pieces, std::int32_t count, std::int32_t head, std::int32_t heads) noexcept {
     Block block{pieces, count, head, pieces[count - 1].end, detail::all_visible(pieces, count)};
     KeyPlaces places;
-    find(block, &places);
+    for (const detail::Piece* p = pieces; p != pieces + count; ++p) {
+      places.find(view_.plan, pool_of(*p), view_.plan.segments[p->run->segment], std::int64_t{p->run->token} + p->key,
+                  0, p->begin, p->end);
+    }
+    Ahead ahead(view_, pieces[count - 1], head, heads, std::int64_t{heads} * ((block.columns + 3) / 4));
     for (std::int32_t h = 0; h < heads; ++h) {
       block.head = head + h;
-      prefetch(block, h, heads);
       const std::int64_t row = h * of_head_;
-      score(block, places, memory_.q + row * kind_.D);
+      score(block, places, memory_.q + row * kind_.D, &ahead);
       for (std::int64_t m = 0; m < of_head_; ++m) soften(block, m, row + m);
       add_values(block, places, memory_.o + row * kind_.Dv);
     }
@@ -81,57 +133,29 @@ class AttendStream {
     return args_.kv[view_.plan.segments[piece.run->segment].pool];
   }
 
-  void find(const Block& block, KeyPlaces* places) const noexcept {
-    for (const detail::Piece* p = block.pieces; p != block.pieces + block.count; ++p) {
-      const Segment& segment = view_.plan.segments[p->run->segment];
-      const KvPool& pool = pool_of(*p);
-      for (std::int32_t c = p->begin; c < p->end; ++c) {
-        const detail::TokenPlace at =
-            detail::place_of(view_.plan, segment, std::int64_t{p->run->token} + p->key + (c - p->begin));
-        places->k[c] = static_cast<const char*>(pool.k.ptr(at.page, at.slot, 0));
-        places->v[c] = static_cast<const char*>(pool.v.ptr(at.page, at.slot, 0));
-      }
-    }
-  }
-
-  /// Asks for a share of the tokens one block ahead, whole rows of all heads: the share of head h of `heads`.
-  void prefetch(const Block& block, std::int32_t h, std::int32_t heads) const noexcept {
-    const detail::Piece& last = block.pieces[block.count - 1];
-    const Segment& segment = view_.plan.segments[last.run->segment];
-    const KvPool& pool = pool_of(last);
-    const std::int64_t keys = view_.keys(*last.run), next = last.key + (last.end - last.begin);
-    const std::int64_t ahead = std::min<std::int64_t>(keys - next, detail::kBlockKeys);
-    for (std::int64_t key = next + ahead * h / heads; key < next + ahead * (h + 1) / heads; ++key) {
-      const detail::TokenPlace at = detail::place_of(view_.plan, segment, last.run->token + key);
-      for (std::int32_t other = 0; other < heads; ++other) {
-        const std::int32_t head = block.head - h + other;
-        detail::prefetch(pool.k.ptr(at.page, at.slot, head), kind_.D * size_of(pool.k.dtype));
-        detail::prefetch(pool.v.ptr(at.page, at.slot, head), kind_.Dv * size_of(pool.v.dtype));
-      }
-    }
-  }
-
   // ---- Logits
 
   /// From a row's scores to the next: four keys at a time may write beyond a block.
   static constexpr std::int64_t kScoreRow = detail::kBlockKeys + 16;
   float* scores(std::int64_t m) const noexcept { return memory_.p + m * kScoreRow; }
 
-  void score(const Block& block, const KeyPlaces& places, const float* q) noexcept {
+  void score(const Block& block, const KeyPlaces& places, const float* q, Ahead* ahead) noexcept {
     for (const detail::Piece* p = block.pieces; p != block.pieces + block.count; ++p) {
       const TensorView<4>& k = pool_of(*p).k;
       const std::int64_t offset = block.head * k.stride[2];
       switch (k.dtype) {
-        case DType::f32: score_piece<float>(*p, places, offset, q); break;
-        case DType::f16: score_piece<Float16>(*p, places, offset, q); break;
-        case DType::bf16: score_piece<BFloat16>(*p, places, offset, q); break;
+        case DType::f32: score_piece<float>(*p, places, offset, q, ahead); break;
+        case DType::f16: score_piece<Float16>(*p, places, offset, q, ahead); break;
+        case DType::bf16: score_piece<BFloat16>(*p, places, offset, q, ahead); break;
         case DType::f64: break;  // computes in f64, elsewhere
       }
     }
   }
   template <class Storage>
-  void score_piece(const detail::Piece& piece, const KeyPlaces& places, std::int64_t offset, const float* q) noexcept {
+  void score_piece(const detail::Piece& piece, const KeyPlaces& places, std::int64_t offset, const float* q,
+                   Ahead* ahead) noexcept {
     for (std::int32_t c = piece.begin; c < piece.end; c += 4) {
+      ahead->some();
       const Storage* k[4];
       for (std::int32_t i = 0; i < 4; ++i) {  // the last key again, to fill four up
         const std::int32_t column = std::min(c + i, piece.end - 1);
@@ -139,27 +163,33 @@ class AttendStream {
       }
       std::int64_t m = 0;
       for (; m + kStreamDotRows <= of_head_; m += kStreamDotRows) {
-        dot<Storage, kStreamDotRows>(k, q + m * kind_.D, scores(m) + c);
+        for (int i = 0; i < 4; i += kStreamDotKeys) {
+          dot<Storage, kStreamDotRows, kStreamDotKeys>(k + i, q + m * kind_.D, scores(m) + c + i);
+        }
       }
-      for (; m < of_head_; ++m) dot<Storage, 1>(k, q + m * kind_.D, scores(m) + c);
+      for (; m < of_head_; ++m) dot<Storage, 1, 4>(k, q + m * kind_.D, scores(m) + c);
     }
   }
-  /// Rows of q with four keys.
-  template <class Storage, int Rows>
+  /// Rows of q with keys; their product is a multiple of 4.
+  template <class Storage, int Rows, int Keys>
   void dot(const Storage* const* k, const float* q, float* s) const noexcept {
-    Vec sums[std::size_t{Rows}][4];
-    for (int r = 0; r < Rows; ++r) {
-      for (int i = 0; i < 4; ++i) sums[r][i] = Vec::zero();
-    }
+    Vec sums[std::size_t{Rows * Keys}];
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < Rows * Keys; ++i) sums[i] = Vec::zero();
     for (std::int64_t d = 0; d < kind_.D; d += 16) {
-      Vec row[4];
-      for (int i = 0; i < 4; ++i) row[i] = Vec::load(k[i] + d);
+      Vec row[std::size_t{Keys}];
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < Keys; ++i) row[i] = Vec::load(k[i] + d);
+      PREFIXSHARE_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const Vec x = Vec::load(q + r * kind_.D + d);
-        for (int i = 0; i < 4; ++i) sums[r][i] = fma(x, row[i], sums[r][i]);
+        PREFIXSHARE_UNROLL
+        for (int i = 0; i < Keys; ++i) sums[r * Keys + i] = fma(x, row[i], sums[r * Keys + i]);
       }
     }
-    for (int r = 0; r < Rows; ++r) sum4(sums[r], s + r * kScoreRow);
+    float dots[std::size_t{Rows * Keys}];
+    for (int i = 0; i < Rows * Keys; i += 4) sum4(sums + i, dots + i);
+    for (int r = 0; r < Rows; ++r) std::copy_n(dots + r * Keys, Keys, s + r * kScoreRow);
   }
 
   // ---- Softmax
@@ -278,20 +308,27 @@ class AttendStream {
   void add_part(const KeyPlaces& places, std::int32_t begin, std::int32_t end, std::int64_t offset, std::int64_t m,
                 std::int64_t d, float* o) const noexcept {
     Vec sums[std::size_t{Rows}][std::size_t{Vectors}];
+    PREFIXSHARE_UNROLL
     for (int r = 0; r < Rows; ++r) {
+      PREFIXSHARE_UNROLL
       for (int i = 0; i < Vectors; ++i) sums[r][i] = Vec::load(o + (m + r) * kind_.Dv + d + 16 * i);
     }
     const float* p = scores(m);
     for (std::int32_t c = begin; c < end; ++c) {
       const Storage* v = reinterpret_cast<const Storage*>(places.v[c]) + offset + d;
       Vec row[std::size_t{Vectors}];
+      PREFIXSHARE_UNROLL
       for (int i = 0; i < Vectors; ++i) row[i] = Vec::load(v + 16 * i);
+      PREFIXSHARE_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const Vec weight = Vec::all(p[r * kScoreRow + c]);
+        PREFIXSHARE_UNROLL
         for (int i = 0; i < Vectors; ++i) sums[r][i] = fma(weight, row[i], sums[r][i]);
       }
     }
+    PREFIXSHARE_UNROLL
     for (int r = 0; r < Rows; ++r) {
+      PREFIXSHARE_UNROLL
       for (int i = 0; i < Vectors; ++i) sums[r][i].store(o + (m + r) * kind_.Dv + d + 16 * i);
     }
   }

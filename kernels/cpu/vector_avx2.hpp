@@ -143,10 +143,11 @@ inline void transpose16(const float* from, std::int64_t from_stride, float* to, 
 }
 
 // Register blocks, in vectors of 16 lanes. 16 registers: products of 1 panel x 6 keys use 12 sums, 2 for the row and a
-// broadcast; a stream's 1 row x 4 keys 8 sums, 2 for the query and 2 for a key.
+// broadcast; a stream's 2 rows x 2 keys 8 sums, 4 for the keys and 2 for a query.
 inline constexpr int kProductPanels = 1;
 inline constexpr int kProductCount = 6;
-inline constexpr int kStreamDotRows = 1;
+inline constexpr int kStreamDotRows = 2;
+inline constexpr int kStreamDotKeys = 2;
 inline constexpr int kStreamSumVectors = 1;
 
 PREFIXSHARE_REGION_END

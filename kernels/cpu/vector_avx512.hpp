@@ -107,6 +107,7 @@ inline void transpose16(const float* from, std::int64_t from_stride, float* to, 
 inline constexpr int kProductPanels = 3;
 inline constexpr int kProductCount = 8;
 inline constexpr int kStreamDotRows = 4;
+inline constexpr int kStreamDotKeys = 4;
 inline constexpr int kStreamSumVectors = 4;
 
 PREFIXSHARE_REGION_END

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The frame of every host forward: which items a part works on, the chunks of batch_invariant mode, where states go and
-// who merges them. A Body does the arithmetic. Comes with tree_attention.hpp, whose argument types it uses.
+// who merges them. A Body does the arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "prefixshare/detail/attend_memory.hpp"
+#include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {

@@ -54,6 +54,25 @@ inline TokenPlace place_of(const PlanView& plan, const Segment& segment, std::in
   return {plan.pages[segment.first_page + at / size], at % size};
 }
 
+/// The places of consecutive tokens of a segment, without a division for each.
+class TokenWalk {
+ public:
+  TokenWalk(const PlanView& plan, const Segment& segment, std::int64_t token) noexcept
+      : pages_(plan.pages.data() + segment.first_page),
+        page_size_(plan.pools[segment.pool].page_size),
+        index_((segment.offset + token) / page_size_),
+        slot_((segment.offset + token) % page_size_) {}
+  TokenPlace next() noexcept {
+    const TokenPlace at{pages_[index_], slot_};
+    if (++slot_ == page_size_) ++index_, slot_ = 0;
+    return at;
+  }
+
+ private:
+  const std::int32_t* pages_;
+  std::int64_t page_size_, index_, slot_;
+};
+
 /// KV scale of a token and head.
 inline float scale_at(const KvScale& s, TokenPlace at, std::int64_t page_size, std::int64_t head,
                       std::int64_t heads) noexcept {
@@ -80,10 +99,11 @@ const Acc* cached_row(const TensorView<4>& x, TokenPlace at, std::int64_t head, 
   return buffer;
 }
 
-/// Asks for a row's cache lines ahead of use.
+/// Asks for a row's cache lines ahead of use, in the second-level cache: what is asked for a block ahead would not stay
+/// in the first.
 inline void prefetch(const void* row, std::int64_t bytes) noexcept {
 #if defined(__GNUC__)
-  for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(row) + b);
+  for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(row) + b, 0, 2);
 #else
   static_cast<void>(row);
   static_cast<void>(bytes);
@@ -166,8 +186,7 @@ void hide(const AttendView& a, const Piece* pieces, std::int32_t count, std::int
 /// Bias of a key for a query head.
 inline double bias_at(const TensorView<3>& bias, TokenPlace at, std::int64_t q_head) noexcept {
   const void* x = bias.ptr(at.page, at.slot, q_head);
-  return bias.dtype == DType::f64 ? *static_cast<const double*>(x)
-                                  : static_cast<double>(*static_cast<const float*>(x));
+  return bias.dtype == DType::f64 ? *static_cast<const double*>(x) : static_cast<double>(*static_cast<const float*>(x));
 }
 
 /// Adds the bias of a piece's keys to a row of logits.
