@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call in parts: the same bits for any number of parts in any order, on one thread, on a pool, on anybody's threads;
-// a workspace is left as it was found and serves one plan after the other.
+// A call in parts, of every implementation: the same bits for any number of parts in any order, on one thread, on a
+// pool, on anybody's threads; a workspace is left as it was found and serves one plan after the other.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -9,15 +9,16 @@
 #include <thread>
 #include <vector>
 
-#include "prefixshare/prefixshare.hpp"
 #include "prefixshare/testing/compare.hpp"
 #include "prefixshare/testing/problem.hpp"
 #include "prefixshare/thread_pool.hpp"
-#include "support/catch.hpp"
+#include "support/attention.hpp"
 
 using namespace prefixshare;
-using testing::Random;
-using testing::Topology;
+using tests::attention_contexts;
+using tests::NamedContext;
+using tests::Random;
+using tests::Topology;
 
 namespace {
 
@@ -28,8 +29,8 @@ LayerKind kind_of_tests() {
   LayerKind kind;
   kind.Hq = 4;
   kind.Hkv = 2;
-  kind.D = 8;
-  kind.Dv = 12;
+  kind.D = 16;
+  kind.Dv = 32;
   return kind;
 }
 
@@ -39,7 +40,7 @@ struct Case {
   Plan plan;
 };
 
-std::unique_ptr<Case> make_case(const Topology& topology, Mode mode, std::uint64_t seed) {
+std::unique_ptr<Case> make_case(const NamedContext& context, const Topology& topology, Mode mode, std::uint64_t seed) {
   auto c = std::make_unique<Case>();
   testing::ProblemOptions options;
   options.kind = kind_of_tests();
@@ -52,13 +53,13 @@ std::unique_ptr<Case> make_case(const Topology& topology, Mode mode, std::uint64
   planning.mode = mode;
   planning.backward = true;
   planning.sharing = Sharing::always;
-  planning.cost.kv_element = 1e3;
-  REQUIRE(make_plan(c->problem.forest, options.kind, planning, &c->plan).ok());
+  planning.cost = tests::eager_cost();
+  c->plan = tests::proved_plan(context, c->problem.forest, options.kind, planning);
   return c;
 }
 
 /// Random trees, keys cut in parts, and chunks of absolute positions.
-std::vector<std::unique_ptr<Case>> make_cases() {
+std::vector<std::unique_ptr<Case>> make_cases(const NamedContext& context) {
   std::vector<std::unique_ptr<Case>> cases;
   for (std::uint64_t seed = 1; seed <= 4; ++seed) {
     Random random(seed);
@@ -66,12 +67,12 @@ std::vector<std::unique_ptr<Case>> make_cases() {
     limits.max_nodes = 12;
     limits.max_length = 20;
     limits.length_slots = seed % 2 == 0;
-    cases.push_back(make_case(random_topology(&random, limits), Mode::fast, seed));
+    cases.push_back(make_case(context, random_topology(&random, limits), Mode::fast, seed));
   }
   const std::vector<std::int32_t> lengths = {900, 30, 300}, suffixes = {3, 40, 1, 17, 600, 2};
-  cases.push_back(make_case(testing::chain(lengths, 3), Mode::fast, 5));
+  cases.push_back(make_case(context, testing::chain(lengths, 3), Mode::fast, 5));
   for (const Mode mode : {Mode::fast, Mode::batch_invariant}) {
-    cases.push_back(make_case(testing::prefix_group(1100, suffixes, false), mode, 6));
+    cases.push_back(make_case(context, testing::prefix_group(1100, suffixes, false), mode, 6));
   }
   return cases;
 }
@@ -187,17 +188,16 @@ bool run_on_threads(const Call& call, std::int32_t parts, std::int32_t threads) 
   return std::all_of(ok.begin(), ok.end(), [](char x) { return x != 0; });
 }
 
-/// Calls f(call, bits in one part) for both directions of every case. The forward comes first: the backward needs it.
+/// Calls f(call, parts, bits in one part) for both directions of every case of an implementation. The forward comes
+/// first: the backward needs it.
 template <class F>
-void for_each_call(F&& f) {
-  Context context;
-  REQUIRE(create_context(&context).ok());
-  const auto cases = make_cases();
+void for_each_call(const NamedContext& c, F&& f) {
+  const auto cases = make_cases(c);
   const SharedWorkspace shared(cases);
   for (std::size_t i = 0; i < cases.size(); ++i) {
     for (const bool backward : {false, true}) {
-      CAPTURE(i, backward);
-      Call call(context, cases[i].get(), shared.workspace, backward);
+      CAPTURE(c.name, i, backward);
+      Call call(c.context, cases[i].get(), shared.workspace, backward);
       call.poison();
       REQUIRE(call.part(0, 1).ok());
       CHECK(counters_are_zero(shared.workspace));
@@ -212,19 +212,26 @@ void for_each_call(F&& f) {
     }
   }
 }
+template <class F>
+void for_each_call(F&& f) {
+  for (const NamedContext& c : attention_contexts()) for_each_call(c, f);
+}
 
 }  // namespace
 
 TEST_CASE("parts: the plans of this file make partial states, several items and several chunks", "[parts]") {
-  std::int64_t with_partial_rows = 0, with_items = 0, with_chunks = 0;
-  for (const auto& c : make_cases()) {
-    with_partial_rows += c->plan.header.partial_rows > 0;
-    with_items += c->plan.items.size() >= 8;
-    with_chunks += std::any_of(c->plan.items.begin(), c->plan.items.end(), [](const Item& i) { return !i.fold; });
+  for (const NamedContext& context : attention_contexts()) {
+    INFO(context.name);
+    std::int64_t with_partial_rows = 0, with_items = 0, with_chunks = 0;
+    for (const auto& c : make_cases(context)) {
+      with_partial_rows += c->plan.header.partial_rows > 0;
+      with_items += c->plan.items.size() >= 8;
+      with_chunks += std::any_of(c->plan.items.begin(), c->plan.items.end(), [](const Item& i) { return !i.fold; });
+    }
+    CHECK(with_partial_rows >= 4);
+    CHECK(with_items >= 3);
+    CHECK(with_chunks >= 1);
   }
-  CHECK(with_partial_rows >= 4);
-  CHECK(with_items >= 3);
-  CHECK(with_chunks >= 1);
 }
 
 TEST_CASE("parts: in any order on one thread, the same bits", "[parts]") {
@@ -263,27 +270,26 @@ TEST_CASE("parts: on the caller's own threads, the same bits", "[parts][threads]
 }
 
 TEST_CASE("parts: a part that does not come leaves the others to finish", "[parts]") {
-  Context context;
-  REQUIRE(create_context(&context).ok());
-  const auto cases = make_cases();
-  for (const auto& c : cases) {
-    REQUIRE(c->problem.bind_workspace(c->plan, 3).ok());
-    Call call(context, c.get(), c->problem.workspace, false);
-    REQUIRE(call.part(0, 1).ok());
-    const std::vector<double> alone = call.bits();
-    call.poison();
-    REQUIRE(call.part(2, 3).ok());  // returns, though 0 and 1 come later
-    REQUIRE(call.part(0, 3).ok());
-    REQUIRE(call.part(1, 3).ok());
-    CHECK(same(call.bits(), alone));
+  for (const NamedContext& context : attention_contexts()) {
+    INFO(context.name);
+    for (const auto& c : make_cases(context)) {
+      REQUIRE(c->problem.bind_workspace(c->plan, 3).ok());
+      Call call(context.context, c.get(), c->problem.workspace, false);
+      REQUIRE(call.part(0, 1).ok());
+      const std::vector<double> alone = call.bits();
+      call.poison();
+      REQUIRE(call.part(2, 3).ok());  // returns, though 0 and 1 come later
+      REQUIRE(call.part(0, 3).ok());
+      REQUIRE(call.part(1, 3).ok());
+      CHECK(same(call.bits(), alone));
+    }
   }
 }
 
-TEST_CASE("parts: several plans at once, and one plan from several threads, each on a workspace of its own",
-          "[parts][threads]") {
-  Context context;
-  REQUIRE(create_context(&context).ok());
-  const auto cases = make_cases();
+namespace {
+
+/// Several plans at once, the last one twice.
+void run_at_once(const Context& context, const std::vector<std::unique_ptr<Case>>& cases) {
   struct Job {
     Case* c;
     testing::Tensor<3> o;
@@ -292,7 +298,7 @@ TEST_CASE("parts: several plans at once, and one plan from several threads, each
     bool ok = true;
   };
   std::vector<Job> jobs;
-  for (const std::size_t i : {0u, 4u, 6u, 6u}) {  // the last plan runs twice
+  for (const std::size_t i : {0u, 4u, 6u, 6u}) {
     Case& c = *cases[i];
     const std::int64_t rows = c.plan.header.rows, Hq = kind_of_tests().Hq;
     Job job{&c, {}, {}, std::make_unique<SharedWorkspace>(cases), true};
@@ -321,5 +327,15 @@ TEST_CASE("parts: several plans at once, and one plan from several threads, each
     CHECK(testing::same_bits(job.o.view(), job.c->problem.o.view()));
     CHECK(testing::same_bits(job.lse.view(), job.c->problem.lse.view()));
     CHECK(counters_are_zero(job.workspace->workspace));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("parts: several plans at once, and one plan from several threads, each on a workspace of its own",
+          "[parts][threads]") {
+  for (const NamedContext& c : attention_contexts()) {
+    INFO(c.name);
+    run_at_once(c.context, make_cases(c));
   }
 }

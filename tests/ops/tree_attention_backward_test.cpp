@@ -32,11 +32,13 @@ struct BackwardCase {
 void run_case(const std::vector<NamedContext>& contexts, const BackwardCase& c) {
   Problem p;
   require_ok(make_problem(c.topology, c.options, &p));
-  const NamedContext& first = contexts.front();
+  const NamedContext& first =
+      *std::find_if(contexts.begin(), contexts.end(), [&](const NamedContext& x) { return x.takes(c.options.kind); });
   run_forward(first.context, proved_plan(first, p.forest, c.options.kind, c.plan), &p);
   const Answer answer = answer_backward(p.forest, c.options.kind, p.attend_grad());
   const SavedState state(p);
   for (const NamedContext& context : contexts) {
+    if (!context.takes(c.options.kind)) continue;
     INFO(context.name);
     const Plan plan = proved_plan(context, p.forest, c.options.kind, c.plan);
     run_forward(context.context, plan, &p);
@@ -141,7 +143,7 @@ Answer repeated(const Problem& p, std::int32_t prefix, const std::vector<std::in
   for (std::size_t b = 1; b < lengths.size(); ++b) first_row.push_back(first_row[b - 1] + lengths[b - 1]);
   for (const Segment& s : p.forest.segments) first_token.push_back(s.offset);
   Answer answer;
-  answer.acc = DType::f64;
+  answer.acc = kind.acc_dtype();
   testing::AttentionExpectation& e = answer.exact;
   e.o = e.dq = zeros(p.forest.rows(), first_row, lengths, kind.Hq, kind.D, 0);
   e.lse = zeros(p.forest.rows(), first_row, lengths, kind.Hq, 1, 8);
@@ -177,37 +179,51 @@ Answer repeated(const Problem& p, std::int32_t prefix, const std::vector<std::in
 
 }  // namespace
 
-TEST_CASE("tree_attention backward: f64 exact against repeated-prefix attention", "[attention][backward]") {
+namespace {
+
+/// A prefix and its members in `type`, on every implementation that takes it.
+void against_repeated(const std::vector<NamedContext>& contexts, LayerKind kind, DType type, std::int32_t prefix,
+                      const std::vector<std::int32_t>& own) {
+  BackwardCase c;
+  c.topology = testing::prefix_group(prefix, own, true);
+  kind.q_dtype = kind.kv_dtype = type;
+  c.options.kind = kind;
+  c.plan.cost = eager_cost();
+  Problem p;
+  require_ok(make_problem(c.topology, c.options, &p));
+  const Answer answer = repeated(p, prefix, own);
+  for (const NamedContext& context : contexts) {
+    if (!context.takes(kind)) continue;
+    INFO(context.name << ", " << to_string(type));
+    const Plan plan = proved_plan(context, p.forest, kind, c.plan);
+    run_forward(context.context, plan, &p);
+    run_backward(context.context, plan, &p);
+    check_comparison(check_forward(answer, p.attend()));
+    check_comparison(check_backward(answer, p.attend_grad()));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("tree_attention backward: f64 and f32 exact against repeated-prefix attention", "[attention][backward]") {
   const std::vector<NamedContext> contexts = attention_contexts();
   const std::int32_t ragged[] = {0, 1, 7, 64};
   const std::pair<std::int32_t, std::int32_t> heads[] = {{1, 1}, {4, 2}};
+  LayerKind kind;
   for (const auto& [Hq, Hkv] : heads) {
+    kind.Hq = Hq;
+    kind.Hkv = Hkv;
     for (const std::int32_t D : {32, 64}) {
+      kind.D = kind.Dv = D;
       for (const std::int32_t prefix : {0, 1, 17, 256}) {
         for (const std::int32_t members : {1, 2, 8}) {
           // A lone member takes each length in turn; members together take them all.
           for (std::int32_t turn = 0; turn < (members == 1 ? 4 : members == 2 ? 2 : 1); ++turn) {
-            BackwardCase c;
             std::vector<std::int32_t> own;
             for (std::int32_t m = 0; m < members; ++m) own.push_back(ragged[(m + turn * members) % 4]);
-            c.topology = testing::prefix_group(prefix, own, true);
-            c.options.kind.Hq = Hq;
-            c.options.kind.Hkv = Hkv;
-            c.options.kind.D = c.options.kind.Dv = D;
-            c.options.kind.q_dtype = c.options.kind.kv_dtype = DType::f64;
-            c.plan.cost = eager_cost();
             INFO("Hq " << Hq << " D " << D << " P " << prefix << " G " << members << " turn " << turn);
-            Problem p;
-            require_ok(make_problem(c.topology, c.options, &p));
-            const Answer answer = repeated(p, prefix, own);
-            for (const NamedContext& context : contexts) {
-              INFO(context.name);
-              const Plan plan = proved_plan(context, p.forest, c.options.kind, c.plan);
-              run_forward(context.context, plan, &p);
-              run_backward(context.context, plan, &p);
-              check_comparison(check_forward(answer, p.attend()));
-              check_comparison(check_backward(answer, p.attend_grad()));
-            }
+            against_repeated(contexts, kind, DType::f64, prefix, own);
+            if (D == 64 && Hq == 4) against_repeated(contexts, kind, DType::f32, prefix, own);
           }
         }
       }
@@ -215,9 +231,10 @@ TEST_CASE("tree_attention backward: f64 exact against repeated-prefix attention"
   }
 }
 
-TEST_CASE("tree_attention backward: 1,000 random forests in f64 agree with the oracle", "[attention][backward]") {
+TEST_CASE("tree_attention backward: 1,000 random forests in f64 and 500 in f32 agree with the oracle",
+          "[attention][backward]") {
   const std::vector<NamedContext> contexts = attention_contexts();
-  for (std::uint64_t seed = 1; seed <= 1000; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 1500; ++seed) {
     BackwardCase c;
     Random random(seed);
     testing::RandomForest limits;
@@ -227,10 +244,10 @@ TEST_CASE("tree_attention backward: 1,000 random forests in f64 agree with the o
     LayerKind& kind = c.options.kind;
     kind.Hq = random.between(1, 2) * 2;
     kind.Hkv = 2;
-    kind.D = 4;
-    kind.Dv = random.chance(0.5) ? 4 : 3;
+    kind.D = seed <= 1000 || random.chance(0.5) ? 4 : 16;
+    kind.Dv = random.chance(0.5) ? kind.D : kind.D - 1;
     kind.window = random.chance(0.3) ? random.between(1, 20) : -1;
-    kind.q_dtype = kind.kv_dtype = DType::f64;
+    kind.q_dtype = kind.kv_dtype = seed <= 1000 ? DType::f64 : DType::f32;
     c.options.seed = seed;
     c.options.page_size = random.between(0, 5);
     c.options.pools = random.between(1, 2);
@@ -328,6 +345,7 @@ TEST_CASE("tree_attention backward: long prefixes span several key blocks and ti
 TEST_CASE("tree_attention backward: central differences of the forward", "[attention][backward]") {
   // loss = sum(dout . o) + sum(dlse . lse), all in f64, with every option that has a gradient.
   for (const NamedContext& c : attention_contexts()) {
+    if (c.widest != DType::f64) continue;
     INFO(c.name);
     for (std::uint64_t seed = 1; seed <= 3; ++seed) {
       BackwardCase b;
@@ -427,7 +445,7 @@ TEST_CASE("tree_attention backward: accumulate adds to what is there", "[attenti
     b.topology = testing::prefix_group(9, std::vector<std::int32_t>{3, 0, 5}, true);
     b.options.kind.Hq = 2;
     b.options.kind.D = b.options.kind.Dv = 8;
-    b.options.kind.q_dtype = b.options.kind.kv_dtype = DType::f64;
+    b.options.kind.q_dtype = b.options.kind.kv_dtype = c.widest;
     b.options.sinks = true;
     b.options.page_size = 5;
     Problem p;

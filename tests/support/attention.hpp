@@ -55,11 +55,13 @@ struct NamedContext {
 /// A context for each implementation of attention that this machine can run, the reference among them.
 std::vector<NamedContext> attention_contexts();
 
-inline Context portable_context() {
-  Context context;
-  require_ok(create_context(&context));
-  require_ok(force_implementation(&context, "cpu:portable"));
-  return context;
+/// cpu:portable, for tests that are of plans alone.
+inline NamedContext portable_context() {
+  NamedContext c;
+  c.name = c.backward = "cpu:portable";
+  require_ok(create_context(&c.context));
+  require_ok(force_implementation(&c.context, c.name.c_str()));
+  return c;
 }
 
 /// Constants under which sharing and cutting always pay, so that small problems get shared tiles and partial states.
@@ -71,15 +73,20 @@ inline CostModel eager_cost() {
   return cost;
 }
 
-/// A proved plan from the context, made by the implementation that is forced.
-inline Plan proved_plan(const NamedContext& c, const Forest& forest, const LayerKind& kind,
-                        const PlanOptions& options) {
+/// A proved plan of a forest or of rectangles from the context, made for the implementation that is forced. Constants
+/// in `options` that are not the default count for it, too.
+template <class Input>
+Plan proved_plan(const NamedContext& c, const Input& input, const LayerKind& kind, const PlanOptions& options) {
+  Context context = c.context;
+  if (options.cost.item != CostModel{}.item) {
+    for (auto& entry : context.tree_attention.entries) entry.cost = options.cost;
+  }
   Plan plan;
-  require_ok(make_plan(c.context, forest, kind, options, &plan));
+  require_ok(make_plan(context, input, kind, options, &plan));
   REQUIRE(plan.header.implementation == c.name);
   if (options.backward) REQUIRE(plan.header.backward_implementation == c.backward);
   std::string why;
-  const bool proved = prefixshare::testing::check_plan(forest, plan, &why);
+  const bool proved = prefixshare::testing::check_plan(input, plan, &why);
   INFO(why);
   REQUIRE(proved);
   return plan;
