@@ -12,61 +12,6 @@
 
 PREFIXSHARE_REGION_BEGIN
 
-/// Where the keys and values of up to a block's columns lie, for one KV head.
-struct KeyPlaces {
-  const char* k[detail::kBlockKeys];
-  const char* v[detail::kBlockKeys];
-
-  /// Columns [begin, end): consecutive tokens of a segment from `token` on.
-  void find(const PlanView& plan, const KvPool& pool, const Segment& segment, std::int64_t token, std::int32_t head,
-            std::int32_t begin, std::int32_t end) noexcept {
-    detail::TokenWalk walk(plan, segment, token);
-    for (std::int32_t c = begin; c < end; ++c) {
-      const detail::TokenPlace at = walk.next();
-      k[c] = static_cast<const char*>(pool.k.ptr(at.page, at.slot, head));
-      v[c] = static_cast<const char*>(pool.v.ptr(at.page, at.slot, head));
-    }
-  }
-};
-
-/// Asks for the tokens that come after a block, all heads of one token after the other, a little with every few keys
-/// that are worked on: many requests at once would wait for each other and hold up the loads.
-class Ahead {
- public:
-  /// `steps`: how often some() will be called.
-  Ahead(const detail::AttendView& view, const detail::Piece& last, std::int32_t head, std::int32_t heads,
-        std::int64_t steps) noexcept
-      : pool_(view.args.kv[view.plan.segments[last.run->segment].pool]), heads_(heads) {
-    const LayerKind& kind = view.kind();
-    const std::int64_t begin = last.key + (last.end - last.begin);
-    const std::int64_t keys = std::clamp<std::int64_t>(view.keys(*last.run) - begin, 0, detail::kBlockKeys);
-    const Segment& segment = view.plan.segments[last.run->segment];
-    if (keys > 0) {
-      places_.find(view.plan, pool_, segment, last.run->token + begin, head, 0, static_cast<std::int32_t>(keys));
-    }
-    end_ = keys * heads;
-    share_ = (end_ + steps - 1) / steps;
-    k_bytes_ = kind.D * size_of(pool_.k.dtype);
-    v_bytes_ = kind.Dv * size_of(pool_.v.dtype);
-    k_stride_ = pool_.k.stride[2] * size_of(pool_.k.dtype);
-    v_stride_ = pool_.v.stride[2] * size_of(pool_.v.dtype);
-  }
-  void some() noexcept {
-    for (const std::int64_t stop = std::min(next_ + share_, end_); next_ < stop; ++next_) {
-      detail::prefetch(places_.k[token_] + head_ * k_stride_, k_bytes_);
-      detail::prefetch(places_.v[token_] + head_ * v_stride_, v_bytes_);
-      if (++head_ == heads_) head_ = 0, ++token_;
-    }
-  }
-
- private:
-  const KvPool& pool_;
-  KeyPlaces places_;
-  std::int32_t heads_, head_ = 0, token_ = 0;
-  std::int64_t next_ = 0, end_ = 0, share_ = 0;
-  std::int64_t k_bytes_ = 0, v_bytes_ = 0, k_stride_ = 0, v_stride_ = 0;
-};
-
 class AttendStream {
  public:
   AttendStream(const detail::AttendView& view, const detail::PanelMemory& memory) noexcept
@@ -105,7 +50,8 @@ class AttendStream {
       places.find(view_.plan, pool_of(*p), view_.plan.segments[p->run->segment], std::int64_t{p->run->token} + p->key,
                   0, p->begin, p->end);
     }
-    Ahead ahead(view_, pieces[count - 1], head, heads, std::int64_t{heads} * ((block.columns + 3) / 4));
+    Ahead ahead;
+    ahead.start(view_, pieces[count - 1], head, heads, std::int64_t{heads} * ((block.columns + 3) / 4));
     for (std::int32_t h = 0; h < heads; ++h) {
       block.head = head + h;
       const std::int64_t row = h * of_head_;

@@ -5,9 +5,8 @@
 
 #include <cstdint>
 
-#include "cpu/key_block.hpp"
+#include "cpu/key_buffer.hpp"
 #include "cpu/panel_products.hpp"
-#include "cpu/vector_math.hpp"
 
 PREFIXSHARE_REGION_BEGIN
 
@@ -16,51 +15,34 @@ class FmaProducts {
   static constexpr int kPanels = kProductPanels;  // multiplied at once
 
   FmaProducts(const detail::AttendView& view, const detail::PanelMemory& panels, detail::Arena* arena) noexcept
-      : view_(view), args_(view.args), kind_(view.kind()), panels_(panels), memory_(arena, kind_) {}
+      : kind_(view.kind()), panels_(panels), memory_(arena, kind_), keys_(view, memory_) {}
 
   /// Query rows of `panels` panels, [panels * kPanelRows, D].
   void load_queries(const float* rows, std::int64_t panels) noexcept {
+    query_panels_ = panels;
     for (std::int64_t p = 0; p < panels; ++p) {
       to_panel(rows + p * detail::kPanelRows * kind_.D, kind_.D, memory_.q_panels + p * q_panel());
     }
   }
 
-  /// Keys and values of the block in f32, one after the other.
   void load_keys(const Block& block) noexcept {
-    for (const detail::Piece* piece = block.pieces; piece != block.pieces + block.count; ++piece) {
-      const Segment& segment = view_.plan.segments[piece->run->segment];
-      const KvPool& pool = args_.kv[segment.pool];
-      const std::int64_t page_size = view_.plan.pools[segment.pool].page_size;
-      const std::int64_t keys = view_.keys(*piece->run);
-      for (std::int32_t c = piece->begin; c < piece->end; ++c) {
-        const std::int64_t key = std::int64_t{piece->key} + (c - piece->begin), token = piece->run->token + key;
-        const detail::TokenPlace at = detail::place_of(view_.plan, segment, token);
-        if (key + detail::kPrefetchKeys < keys) {
-          const detail::TokenPlace next = detail::place_of(view_.plan, segment, token + detail::kPrefetchKeys);
-          detail::prefetch(pool.k.ptr(next.page, next.slot, block.head), kind_.D * size_of(pool.k.dtype));
-          detail::prefetch(pool.v.ptr(next.page, next.slot, block.head), kind_.Dv * size_of(pool.v.dtype));
-        }
-        load_scaled(pool.k.dtype, pool.k.ptr(at.page, at.slot, block.head), kind_.D,
-                    detail::scale_at(pool.k_scale, at, page_size, block.head, kind_.Hkv), memory_.k + c * kind_.D);
-        load_scaled(pool.v.dtype, pool.v.ptr(at.page, at.slot, block.head), kind_.Dv,
-                    detail::scale_at(pool.v_scale, at, page_size, block.head, kind_.Hkv), memory_.v + c * kind_.Dv);
-      }
-    }
+    const std::int64_t chunks = product_chunks(block.columns) + product_chunks(kind_.Dv);
+    keys_.load(block, (query_panels_ + kPanels - 1) / kPanels * chunks);
     leaks_ = !block.full && !values_finite(block.columns);
   }
 
   /// s[panel][key][row] = key . query for 1 to kPanels neighbouring panels.
   void scores(const Block& block, std::int64_t panel, int panels, float* s) noexcept {
-    product<Product::scores>(memory_.k, kind_.D, block.columns, memory_.q_panels + panel * q_panel(), q_panel(),
-                             kind_.D, s, detail::kScorePanel, panels);
+    product<Product::scores>(keys_.k(), kind_.D, block.columns, memory_.q_panels + panel * q_panel(), q_panel(),
+                             kind_.D, s, detail::kScorePanel, panels, &keys_);
   }
 
   /// o[d][row] += sum over keys of value * p for 1 to kPanels neighbouring panels.
   void add_values(const Block& block, std::int64_t panel, int panels, const float* p, float* o) noexcept {
     const std::int64_t o_panel = std::int64_t{kind_.Dv} * detail::kPanelRows;
     if (!leaks_) {
-      product<Product::outputs>(memory_.v, kind_.Dv, kind_.Dv, p, detail::kScorePanel, block.columns, o, o_panel,
-                                panels);
+      product<Product::outputs>(keys_.v(), kind_.Dv, kind_.Dv, p, detail::kScorePanel, block.columns, o, o_panel,
+                                panels, &keys_);
       return;
     }
     for (int i = 0; i < panels; ++i) {
@@ -84,9 +66,9 @@ class FmaProducts {
     Vec zero = Vec::zero();  // becomes NaN with the first value that is not finite
     const std::int64_t count = std::int64_t{columns} * kind_.Dv;
     std::int64_t i = 0;
-    for (; i + 16 <= count; i += 16) zero = fma(Vec::load(memory_.v + i), Vec::zero(), zero);
+    for (; i + 16 <= count; i += 16) zero = fma(Vec::load(keys_.v() + i), Vec::zero(), zero);
     bool finite = all_of(equal(zero, Vec::zero()));
-    for (; i < count; ++i) finite = finite && memory_.v[i] * 0.0f == 0.0f;
+    for (; i < count; ++i) finite = finite && keys_.v()[i] * 0.0f == 0.0f;
     return finite;
   }
   /// A value that a row does not see is never multiplied, not even by zero: it may be NaN.
@@ -95,18 +77,18 @@ class FmaProducts {
       float* at = o + d * detail::kPanelRows;
       Vec sum = Vec::load(at);
       for (std::int32_t c = 0; c < columns; ++c) {
-        const Vec more = fma(Vec::all(memory_.v[c * kind_.Dv + d]), Vec::load(p + c * detail::kPanelRows), sum);
+        const Vec more = fma(Vec::all(keys_.v()[c * kind_.Dv + d]), Vec::load(p + c * detail::kPanelRows), sum);
         sum = choose(seen(panels_, panel, c), more, sum);
       }
       sum.store(at);
     }
   }
 
-  const detail::AttendView& view_;
-  const Attend& args_;
   LayerKind kind_;
   const detail::PanelMemory& panels_;
   detail::FmaMemory memory_;
+  KeyBuffer keys_;
+  std::int64_t query_panels_ = 0;
   bool leaks_ = false;  // the block has a value that is not finite and that a row may not see
 };
 

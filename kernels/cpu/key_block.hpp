@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block of keys as the bodies of a forward take it, and which rows see which of its keys.
+// A block of keys as the bodies of a forward take it: which rows see which of its keys, where they lie, and what comes
+// after them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cpu/region.hpp"
@@ -17,6 +19,63 @@ struct Block {
   std::int32_t head;     // KV head
   std::int32_t columns;  // keys
   bool full;             // every row sees every key
+};
+
+/// Where the keys and values of up to a block's columns lie, for one KV head.
+struct KeyPlaces {
+  const char* k[detail::kBlockKeys];
+  const char* v[detail::kBlockKeys];
+
+  /// Columns [begin, end): consecutive tokens of a segment from `token` on.
+  void find(const PlanView& plan, const KvPool& pool, const Segment& segment, std::int64_t token, std::int32_t head,
+            std::int32_t begin, std::int32_t end) noexcept {
+    detail::TokenWalk walk(plan, segment, token);
+    for (std::int32_t c = begin; c < end; ++c) {
+      const detail::TokenPlace at = walk.next();
+      k[c] = static_cast<const char*>(pool.k.ptr(at.page, at.slot, head));
+      v[c] = static_cast<const char*>(pool.v.ptr(at.page, at.slot, head));
+    }
+  }
+};
+
+/// Asks for the tokens that come after a block, all heads of one token after the other, a little with every few keys
+/// that are worked on: many requests at once would wait for each other and hold up the loads.
+class Ahead {
+ public:
+  /// `last`: the last piece of the block. `steps`: how often some() will be called.
+  void start(const detail::AttendView& view, const detail::Piece& last, std::int32_t head, std::int32_t heads,
+             std::int64_t steps) noexcept {
+    const LayerKind& kind = view.kind();
+    const std::int64_t begin = last.key + (last.end - last.begin);
+    const std::int64_t keys = std::clamp<std::int64_t>(view.keys(*last.run) - begin, 0, detail::kBlockKeys);
+    const Segment& segment = view.plan.segments[last.run->segment];
+    const KvPool& pool = view.args.kv[segment.pool];
+    if (keys > 0) {
+      places_.find(view.plan, pool, segment, last.run->token + begin, head, 0, static_cast<std::int32_t>(keys));
+    }
+    heads_ = heads;
+    head_ = token_ = 0;
+    next_ = 0;
+    end_ = keys * heads;
+    share_ = (end_ + steps - 1) / steps;
+    k_bytes_ = kind.D * size_of(pool.k.dtype);
+    v_bytes_ = kind.Dv * size_of(pool.v.dtype);
+    k_stride_ = pool.k.stride[2] * size_of(pool.k.dtype);
+    v_stride_ = pool.v.stride[2] * size_of(pool.v.dtype);
+  }
+  void some() noexcept {
+    for (const std::int64_t stop = std::min(next_ + share_, end_); next_ < stop; ++next_) {
+      detail::prefetch(places_.k[token_] + head_ * k_stride_, k_bytes_);
+      detail::prefetch(places_.v[token_] + head_ * v_stride_, v_bytes_);
+      if (++head_ == heads_) head_ = 0, ++token_;
+    }
+  }
+
+ private:
+  KeyPlaces places_;
+  std::int32_t heads_ = 1, head_ = 0, token_ = 0;
+  std::int64_t next_ = 0, end_ = 0, share_ = 0;
+  std::int64_t k_bytes_ = 0, v_bytes_ = 0, k_stride_ = 0, v_stride_ = 0;
 };
 
 /// Rows of a panel that see a column of the block that PanelMemory's bits are of.

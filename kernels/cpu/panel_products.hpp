@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/key_buffer.hpp"
 #include "cpu/region.hpp"
 #include "cpu/vector.hpp"
 #include "prefixshare/tree_attention.hpp"
@@ -53,25 +54,30 @@ inline void product_block(const float* a, std::int64_t width, std::int64_t i, co
 
 template <Product kind, int Panels>
 void product_of(const float* a, std::int64_t width, std::int64_t count, const float* b, std::int64_t b_panel,
-                std::int64_t terms, float* c, std::int64_t c_panel) noexcept {
+                std::int64_t terms, float* c, std::int64_t c_panel, KeyBuffer* keys) noexcept {
   std::int64_t i = 0;
   for (; i + kProductCount <= count; i += kProductCount) {
+    keys->some();
     product_block<kind, Panels, kProductCount>(a, width, i, b, b_panel, terms, c, c_panel);
   }
+  if (i < count) keys->some();
   for (; i + 2 <= count; i += 2) product_block<kind, Panels, 2>(a, width, i, b, b_panel, terms, c, c_panel);
   for (; i < count; ++i) product_block<kind, Panels, 1>(a, width, i, b, b_panel, terms, c, c_panel);
 }
+
+/// Calls of KeyBuffer::some() in a product of `count` rows.
+inline std::int64_t product_chunks(std::int64_t count) noexcept { return (count + kProductCount - 1) / kProductCount; }
 
 /// C[i][row] (+)= sum over t < terms of A(i, t) B[t][row] for i < count, in 1 to kProductPanels neighbouring panels.
 /// `width`: elements from a row of A in memory to the next.
 template <Product kind>
 void product(const float* a, std::int64_t width, std::int64_t count, const float* b, std::int64_t b_panel,
-             std::int64_t terms, float* c, std::int64_t c_panel, int panels) noexcept {
+             std::int64_t terms, float* c, std::int64_t c_panel, int panels, KeyBuffer* keys) noexcept {
   if constexpr (kProductPanels >= 3) {
-    if (panels == 3) return product_of<kind, 3>(a, width, count, b, b_panel, terms, c, c_panel);
-    if (panels == 2) return product_of<kind, 2>(a, width, count, b, b_panel, terms, c, c_panel);
+    if (panels == 3) return product_of<kind, 3>(a, width, count, b, b_panel, terms, c, c_panel, keys);
+    if (panels == 2) return product_of<kind, 2>(a, width, count, b, b_panel, terms, c, c_panel, keys);
   }
-  product_of<kind, 1>(a, width, count, b, b_panel, terms, c, c_panel);
+  product_of<kind, 1>(a, width, count, b, b_panel, terms, c, c_panel, keys);
 }
 
 PREFIXSHARE_REGION_END

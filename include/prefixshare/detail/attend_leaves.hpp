@@ -57,6 +57,7 @@ inline TokenPlace place_of(const PlanView& plan, const Segment& segment, std::in
 /// The places of consecutive tokens of a segment, without a division for each.
 class TokenWalk {
  public:
+  TokenWalk() = default;
   TokenWalk(const PlanView& plan, const Segment& segment, std::int64_t token) noexcept
       : pages_(plan.pages.data() + segment.first_page),
         page_size_(plan.pools[segment.pool].page_size),
@@ -69,8 +70,8 @@ class TokenWalk {
   }
 
  private:
-  const std::int32_t* pages_;
-  std::int64_t page_size_, index_, slot_;
+  const std::int32_t* pages_ = nullptr;
+  std::int64_t page_size_ = 1, index_ = 0, slot_ = 0;
 };
 
 /// KV scale of a token and head.

@@ -105,13 +105,13 @@ struct PanelMemory {
 /// Scratch of products with fused multiply-adds, f32.
 struct FmaMemory {
   float* q_panels;  // [Mp], panel-major, width D
-  float* k;         // [kBlockKeys, D]
-  float* v;         // [kBlockKeys, Dv]
+  float* k[2];      // [kBlockKeys, D] of the present block and of the next
+  float* v[2];      // [kBlockKeys, Dv]
 
   FmaMemory(Arena* arena, const LayerKind& kind) noexcept {
     q_panels = arena->take<float>(PanelMemory::padded_rows(kind) * kind.D);
-    k = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
-    v = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
+    for (float*& block : k) block = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
+    for (float*& block : v) block = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
   }
 };
 
