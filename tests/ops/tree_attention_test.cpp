@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// tree_attention, forward: every implementation against the brute-force oracle.
+// tree_attention, forward: every implementation against the brute-force oracle. Matrices of shapes and options:
+// tree_attention_matrix_test.cpp. Odd numbers: tree_attention_numbers_test.cpp.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -8,112 +9,10 @@
 #include <vector>
 
 #include "support/attention.hpp"
-#include "support/data.hpp"
-
-namespace {
 
 using namespace prefixshare;
 using namespace prefixshare::tests;
-using prefixshare::testing::Answer;
-using prefixshare::testing::answer_forward;
 using prefixshare::testing::check_forward;
-
-/// What a matrix of forward cases varies, as indices into the lists of forward_case.
-enum Factor { kTypes, kHeads, kDims, kPages, kShape, kOptions, kScales, kRotation, kSharing, kWindow, kFactors };
-const std::vector<std::int32_t> kLevels = {9, 5, 8, 4, 4, 5, 5, 4, 3, 3};
-
-struct ForwardCase {
-  Topology topology;
-  ProblemOptions options;
-  PlanOptions plan;
-};
-
-void choose_kind(const std::vector<std::int32_t>& row, LayerKind* kind) {
-  const std::pair<DType, DType> types[] = {
-      {DType::f64, DType::f64},   {DType::f32, DType::f32},  {DType::f16, DType::f16},
-      {DType::bf16, DType::bf16}, {DType::f32, DType::bf16}, {DType::bf16, DType::f32},
-      {DType::f16, DType::bf16},  {DType::f64, DType::bf16}, {DType::f32, DType::f16}};
-  const std::pair<std::int32_t, std::int32_t> heads[] = {{3, 3}, {8, 2}, {5, 1}, {16, 2}, {71, 1}};
-  const std::pair<std::int32_t, std::int32_t> dims[] = {{8, 8},     {64, 64},   {80, 80},   {96, 96},
-                                                        {128, 128}, {192, 128}, {256, 256}, {576, 512}};
-  const std::int32_t windows[] = {-1, 1, 6};
-  std::tie(kind->q_dtype, kind->kv_dtype) = types[row[kTypes]];
-  std::tie(kind->Hq, kind->Hkv) = heads[row[kHeads]];
-  std::tie(kind->D, kind->Dv) = dims[row[kDims]];
-  kind->window = windows[row[kWindow]];
-}
-
-void choose_options(const std::vector<std::int32_t>& row, ProblemOptions* o) {
-  const std::int32_t pages[] = {0, 1, 5, 16};
-  o->page_size = pages[row[kPages]];
-  o->pools = row[kPages] == 2 ? 2 : 1;
-  o->v_in_k = o->kind.D == 576;
-  o->strided = row[kOptions] == 1 || row[kOptions] == 4;
-  o->softcap = row[kOptions] >= 2 ? 3.0 : 0.0;
-  o->sinks = row[kOptions] >= 3;
-  o->bias = row[kOptions] == 2 || row[kOptions] == 4;
-  o->wide_outputs = row[kOptions] == 3;
-  o->scale = row[kOptions] == 4 ? 0.3 : 0.0;
-  o->alias_segments = row[kOptions] == 0;
-  o->k_scale = static_cast<ScaleGranularity>(row[kScales]);
-  o->v_scale = static_cast<ScaleGranularity>((row[kScales] * 3) % 5);
-  o->q_rotated = row[kRotation] <= 1;
-  o->rope = row[kRotation] >= 1;
-  o->pairing = row[kRotation] == 2 ? RopePairing::interleaved : RopePairing::half;
-  if (row[kRotation] >= 2) {  // partial: leading, then trailing
-    o->rope_dim = o->kind.D / 4 * 2;
-    o->rope_offset = row[kRotation] == 3 ? o->kind.D - o->rope_dim : 0;
-    o->mscale = 1.25;
-  }
-}
-
-ForwardCase forward_case(const std::vector<std::int32_t>& row, std::uint64_t seed) {
-  ForwardCase c;
-  choose_kind(row, &c.options.kind);
-  choose_options(row, &c.options);
-  c.options.seed = seed;
-  Random random(seed);
-  testing::RandomForest limits;
-  limits.max_nodes = 12;
-  limits.max_length = 7;
-  limits.max_rows = 3;
-  limits.length_slots = row[kShape] == 1;
-  const std::vector<std::int32_t> own = {0, 1, 7, 3};
-  c.topology = row[kShape] <= 1   ? testing::random_topology(&random, limits)
-               : row[kShape] == 2 ? testing::prefix_group(33, own, false)
-                                  : testing::prefix_group(5, own, true);
-  c.plan.sharing = static_cast<Sharing>(row[kSharing]);
-  if (row[kSharing] == 0) c.plan.cost = eager_cost();
-  return c;
-}
-
-/// Runs a case on every implementation and judges it.
-void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c) {
-  Problem p;
-  require_ok(make_problem(c.topology, c.options, &p));
-  const Answer answer = answer_forward(p.forest, c.options.kind, p.attend());
-  for (const NamedContext& context : contexts) {
-    if (!context.takes(c.options.kind)) continue;
-    INFO(context.name);
-    const Plan plan = proved_plan(context, p.forest, c.options.kind, c.plan);
-    run_forward(context.context, plan, &p);
-    check_comparison(check_forward(answer, p.attend()));
-  }
-}
-
-}  // namespace
-
-TEST_CASE("tree_attention: types, heads, dims, pages, masks and options agree with the oracle", "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
-  std::vector<std::vector<std::int32_t>> rows = pairwise(kLevels);
-  for (std::uint64_t more = 2; test_all() && more < 12; ++more) {
-    for (auto& row : pairwise(kLevels, more)) rows.push_back(std::move(row));
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    INFO("row " << i << ": " << ::Catch::Detail::stringify(rows[i]));
-    run_case(contexts, forward_case(rows[i], i + 1));
-  }
-}
 
 TEST_CASE("tree_attention: 1,000 random forests in f64 and 1,000 in f32 agree with the oracle", "[attention]") {
   const std::vector<NamedContext> contexts = attention_contexts();
@@ -250,52 +149,6 @@ TEST_CASE("tree_attention: only lse, or no lse, changes no bit of what is left",
     require_ok(tree_attention(c.context, plan, only));
     CHECK(p.lse.poisoned(0, testing::count_of(p.lse.view())));
     CHECK(testing::to_doubles(p.o.view()) == both.values[0]);
-  }
-}
-
-TEST_CASE("tree_attention: large logits stay within what the scores are worth", "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
-  for (const double amplitude : {30.0, 300.0, 3000.0}) {
-    for (const DType type : {DType::f64, DType::f32}) {
-      ForwardCase c;
-      c.topology = testing::prefix_group(40, std::vector<std::int32_t>{3, 9}, true);
-      c.options.kind.D = c.options.kind.Dv = 32;
-      c.options.kind.q_dtype = c.options.kind.kv_dtype = type;
-      c.options.q_amplitude = amplitude;
-      run_case(contexts, c);
-    }
-  }
-}
-
-TEST_CASE("tree_attention: NaN in q poisons its row and head, in a key or value the rows that see it", "[attention]") {
-  for (const NamedContext& c : attention_contexts()) {
-    INFO(c.name);
-    for (int what = 0; what < 3; ++what) {
-      ProblemOptions options;
-      options.kind.Hq = 4;
-      options.kind.Hkv = 2;
-      options.kind.D = options.kind.Dv = 8;
-      Problem p;
-      require_ok(make_problem(testing::prefix_group(9, std::vector<std::int32_t>{4, 5}, true), options, &p));
-      const Segment& s = p.forest.segments[1];  // the first suffix
-      if (what == 0) p.q.set((3 * 4 + 1) * 8 + 2, std::nan(""));
-      if (what == 1) p.pools[0].k.set(((s.offset + 2) * 2 + 1) * 8, std::nan(""));
-      if (what == 2) p.pools[0].v.set(((s.offset + 2) * 2 + 1) * 8 + 5, std::nan(""));
-      const Answer answer = answer_forward(p.forest, options.kind, p.attend());
-      PlanOptions plan_options;
-      plan_options.cost = eager_cost();
-      const Plan plan = proved_plan(c, p.forest, options.kind, plan_options);
-      run_forward(c.context, plan, &p);
-      check_comparison(check_forward(answer, p.attend()));
-      const std::vector<double> lse = testing::to_doubles(p.lse.view());
-      for (std::int32_t row = 0; row < p.forest.rows(); ++row) {
-        for (std::int32_t h = 0; h < 4; ++h) {
-          const bool sees = row == 11 || row == 12;  // rows 2 and 3 of the first suffix
-          const bool nan = what == 0 ? row == 3 && h == 1 : what == 1 && sees && h >= 2;
-          CHECK(std::isnan(lse[static_cast<std::size_t>(row * 4 + h)]) == nan);
-        }
-      }
-    }
   }
 }
 
@@ -485,18 +338,7 @@ TEST_CASE("tree_attention: draft trees of a forest agree with the oracle", "[att
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     Random random(seed);
     ForwardCase c;
-    const std::int32_t tokens = seed % 2 == 0 ? 40 : 4;  // many packed rows, or few
-    c.topology.add_node(-1, 30);
-    c.topology.segments.push_back(tokens);  // all draft tokens lie in one segment
-    for (std::int32_t n = 0; n < tokens; ++n) {
-      Node node;
-      node.parent = random.between(0, n);
-      node.segment = 1;
-      node.begin = n;
-      node.length = 1;
-      c.topology.nodes.push_back(node);
-      c.topology.add_sequence(n + 1, 1);
-    }
+    c.topology = draft_tree(30, seed % 2 == 0 ? 40 : 4, &random);  // many packed rows, or few
     c.options.kind.Hq = 4;
     c.options.kind.Hkv = 2;
     c.options.kind.D = c.options.kind.Dv = 16;

@@ -118,6 +118,20 @@ inline void run_backward(const Context& context, const Plan& plan, Problem* prob
   CHECK(problem->guards_intact());
 }
 
+struct ForwardCase {
+  Topology topology;
+  ProblemOptions options;
+  PlanOptions plan;
+};
+
+/// Runs a problem on every implementation that takes it, and judges it.
+void run_problem(const std::vector<NamedContext>& contexts, const PlanOptions& plan_options, Problem* p);
+/// The same of a case. If it has a bias, some of it is -inf.
+void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c);
+
+/// A tree of one-token nodes, each a query row, below a context: all draft tokens lie in one segment.
+Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* random);
+
 /// The o and lse of a problem, kept so that every backward starts from the same ones as the answer.
 class SavedState {
  public:
