@@ -30,12 +30,20 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
 #if defined(PREFIXSHARE_HAS_X86)
 
 /// Nanoseconds as CostModel says, measured; docs/performance.md.
-constexpr CostModel avx512_cost() noexcept { return {400, 0.06, 0.012, 0.6}; }
-constexpr CostModel avx2_cost() noexcept { return {400, 0.06, 0.015, 0.6}; }
+constexpr CostModel avx512_cost() noexcept { return {400, 0.08, 0.024, 0.6}; }
+/// From figures of another machine's AMX: measure it where there is one.
+constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6}; }
+constexpr CostModel avx2_cost() noexcept { return {400, 0.08, 0.027, 0.6}; }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
   return found;
+}
+
+/// Asked for once per process, when the first context is created.
+bool has_tiles() noexcept {
+  static const bool permitted = features().amx_bf16 && cpu::request_tiles();
+  return permitted;
 }
 
 /// f64 has its own arithmetic, which these do not do.
@@ -46,6 +54,18 @@ Status accepts_f32(const AttentionProblem& problem, bool has_feature, const char
   return detail::failure(at, "arithmetic dtype", static_cast<std::int64_t>(problem.kind.acc_dtype()),
                          "==", static_cast<std::int64_t>(DType::f32), StatusUnit::dtype, StatusCode::unsupported);
 }
+Status accepts_amx_bf16(const AttentionProblem& problem) noexcept {
+  const detail::Where at{"tree_attention", "implementation"};
+  const char* const features_of = "AMX-BF16, AVX512-BF16 (in this machine)";
+  if (Status s = accepts_f32(problem, features().amx_bf16, features_of)) return s;
+  if (!has_tiles()) {
+    return detail::failure(at, "permission to use AMX tiles (from the operating system)", 0, "==", 1,
+                           StatusUnit::number, StatusCode::unsupported);
+  }
+  if (problem.kind.kv_dtype == DType::bf16) return Status{};
+  return detail::failure(at, "kv_dtype", static_cast<std::int64_t>(problem.kind.kv_dtype),
+                         "==", static_cast<std::int64_t>(DType::bf16), StatusUnit::dtype, StatusCode::unsupported);
+}
 Status accepts_avx512(const AttentionProblem& problem) noexcept {
   return accepts_f32(problem, features().avx512, "AVX-512 F, BW, DQ, VL (in this machine)");
 }
@@ -53,11 +73,19 @@ Status accepts_avx2(const AttentionProblem& problem) noexcept {
   return accepts_f32(problem, features().avx2, "AVX2, FMA, F16C (in this machine)");
 }
 
+/// The vector implementations of attention, and the format that they share.
 Status add_x86(Context* c) noexcept {
+  has_tiles();
+  if (Status s = add<&cpu::tree_attention_amx_bf16>(&c->tree_attention, "cpu:amx-bf16", amx_bf16_cost(),
+                                                    accepts_amx_bf16)) {
+    return s;
+  }
   if (Status s = add<&cpu::tree_attention_avx512>(&c->tree_attention, "cpu:avx512", avx512_cost(), accepts_avx512)) {
     return s;
   }
-  return add<&cpu::tree_attention_avx2>(&c->tree_attention, "cpu:avx2", avx2_cost(), accepts_avx2);
+  if (Status s = add<&cpu::tree_attention_avx2>(&c->tree_attention, "cpu:avx2", avx2_cost(), accepts_avx2)) return s;
+  if (Status s = add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx512", avx512_cost(), accepts_avx512)) return s;
+  return add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx2", avx2_cost(), accepts_avx2);
 }
 
 #endif
@@ -121,6 +149,14 @@ Status detail::run(const Context& context, const AttendCall& call, std::int32_t 
 Status detail::run(const Context& context, const AttendGradCall& call, std::int32_t part, std::int32_t parts) noexcept {
   return run_attention(kAttendGradOp, context.executor, context.tree_attention_backward,
                        call.plan.header.backward_implementation, call, part, parts);
+}
+
+Status detail::run(const Context& context, const PackSegmentCall& call) noexcept {
+  if (Status s = detail::validate(call.plan, call.args)) return s;
+  const auto* entry = detail::find(context.pack_segment, call.plan.header.implementation);
+  if (entry != nullptr) return detail::run_parts(context.executor, entry->part, call);
+  return detail::failure({detail::kPackOp, "plan"}, "implementation (with a format of its own)", 0, "==", 1,
+                         StatusUnit::number, StatusCode::unsupported);
 }
 
 Status merge_states(const Context& context, const MergeStates& args) noexcept {

@@ -11,6 +11,7 @@
 #include "prefixshare/executor.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
+#include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
 #include "prefixshare/shared_prefix_attention.hpp"
@@ -56,6 +57,7 @@ struct AttentionProblem {
 struct Context {
   ImplementationList<AttentionProblem, AttendCall> tree_attention;
   ImplementationList<AttentionProblem, AttendGradCall> tree_attention_backward;
+  ImplementationList<AttentionProblem, PackSegmentCall> pack_segment;  ///< those of tree_attention that have a format
   ImplementationList<MergeStates, MergeStates> merge_states;
   ImplementationList<MergeStatesGrad, MergeStatesGrad> merge_states_backward;
   ImplementationList<RopeApply, RopeApply> rope_apply;
@@ -86,6 +88,8 @@ Status tree_attention_part(const Context& context, const Plan& plan, const Atten
                            std::int32_t parts) noexcept;
 Status tree_attention_backward_part(const Context& context, const Plan& plan, const AttendGrad& args, std::int32_t part,
                                     std::int32_t parts) noexcept;
+/// With the plan's implementation; unsupported if it has no format of its own.
+Status pack_segment(const Context& context, const Plan& plan, const PackSegment& args) noexcept;
 Status shared_prefix_attention(const Context& context, const Plan& plan, const SharedPrefixAttend& args) noexcept;
 Status shared_prefix_attention_backward(const Context& context, const Plan& plan,
                                         const SharedPrefixAttendGrad& args) noexcept;

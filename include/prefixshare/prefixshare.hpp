@@ -9,6 +9,7 @@
 #include "prefixshare/forest.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
+#include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
 #include "prefixshare/shared_prefix_attention.hpp"

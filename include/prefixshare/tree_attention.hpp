@@ -27,6 +27,13 @@ struct KvScale {
   ScaleGranularity granularity = ScaleGranularity::none;
 };
 
+/// Tokens [0, tokens) of a segment as pack_segment wrote them for this layer and for the plan's implementation.
+struct PackedSegment {
+  std::int32_t segment = 0;  ///< of the plan
+  std::int32_t tokens = 0;
+  const void* data = nullptr;
+};
+
 /// One pool's K and V of ONE layer: [num_pages, page_size, Hkv, D] and [.., Dv], any strides with the innermost 1.
 /// A contiguous cache is one page. V may alias K (latent attention: v is the first Dv of k).
 struct KvPool {
@@ -35,6 +42,8 @@ struct KvPool {
   KvScale k_scale;
   KvScale v_scale;
   TensorView<3> bias;  ///< optional, added to logits: [num_pages, page_size, Hq] f32|f64; strides may be 0
+  Span<const PackedSegment>
+      packed;  ///< of this pool, host, ascending by segment; empty: none. Only the forward reads it
 };
 
 /// Arguments of the forward.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "cpu/key_block.hpp"
@@ -16,28 +17,32 @@ PREFIXSHARE_REGION_BEGIN
 class KeyBuffer {
  public:
   KeyBuffer(const detail::AttendView& view, const detail::FmaMemory& memory) noexcept
-      : view_(view), kind_(view.kind()), k_(memory.k[0]), v_(memory.v[0]), next_k_(memory.k[1]), next_v_(memory.v[1]) {}
+      : view_(view),
+        kind_(view.kind()),
+        own_k_(memory.k[0]),
+        own_v_(memory.v[0]),
+        next_k_(memory.k[1]),
+        next_v_(memory.v[1]) {}
 
   const float* k() const noexcept { return k_; }  // [columns, D]
   const float* v() const noexcept { return v_; }  // [columns, Dv]
 
-  /// Loads a block and expects the keys after it. `steps`: how often some() will be called meanwhile.
+  /// Loads a block and expects the keys after it. `steps`: how often some() will be called meanwhile. What is packed is
+  /// read where it lies.
   void load(const Block& block, std::int64_t steps) noexcept {
+    const detail::Piece& last = block.pieces[block.count - 1];
+    const std::int32_t after = last.key + (last.end - last.begin);
+    if (block.count == 1 && find_packed(block)) return expect(*last.run, after, block.head, 0, steps);
     if (is_expected(block)) {
       while (done_ < block.columns) load_next();
-      std::swap(k_, next_k_);
-      std::swap(v_, next_v_);
+      std::swap(own_k_, next_k_);
+      std::swap(own_v_, next_v_);
     } else {
-      for (const detail::Piece* p = block.pieces; p != block.pieces + block.count; ++p) {
-        const Source from(view_, *p->run, p->key, block.head);
-        detail::TokenWalk walk = from.walk;
-        for (std::int32_t c = p->begin; c < p->end; ++c) {
-          load_row(from, walk.next(), k_ + c * std::int64_t{kind_.D}, v_ + c * std::int64_t{kind_.Dv});
-        }
-      }
+      load_pieces(block);
     }
-    const detail::Piece& last = block.pieces[block.count - 1];
-    expect(*last.run, last.key + (last.end - last.begin), block.head, steps);
+    k_ = own_k_;
+    v_ = own_v_;
+    expect(*last.run, after, block.head, detail::kBlockKeys, steps);
   }
 
   void some() noexcept {
@@ -45,6 +50,27 @@ class KeyBuffer {
   }
 
  private:
+  bool find_packed(const Block& block) noexcept {
+    const detail::Piece& piece = block.pieces[0];
+    const PackedSegment* packed = view_.packed(*piece.run, piece.key, block.columns);
+    if (packed == nullptr) return false;
+    detail::PackedHeader header;
+    std::memcpy(&header, packed->data, sizeof header);
+    const detail::PackedRows rows(kind_, const_cast<void*>(packed->data), header.tokens);
+    const std::int64_t row = std::int64_t{block.head} * header.tokens + piece.run->token + piece.key;
+    k_ = rows.k + row * kind_.D;
+    v_ = rows.v + row * kind_.Dv;
+    return true;
+  }
+  void load_pieces(const Block& block) noexcept {
+    for (const detail::Piece* p = block.pieces; p != block.pieces + block.count; ++p) {
+      Source from(view_, *p->run, p->key, block.head);
+      for (std::int32_t c = p->begin; c < p->end; ++c) {
+        load_row(from, from.walk.next(), own_k_ + c * std::int64_t{kind_.D}, own_v_ + c * std::int64_t{kind_.Dv});
+      }
+    }
+  }
+
   /// Consecutive tokens of a run for a KV head.
   struct Source {
     const KvPool* pool = nullptr;
@@ -65,11 +91,11 @@ class KeyBuffer {
     return block.count == 1 && first.run == run_ && first.key == key_ && block.head == next_.head &&
            block.columns <= count_;
   }
-  void expect(const KeyRun& run, std::int32_t key, std::int32_t head, std::int64_t steps) noexcept {
+  void expect(const KeyRun& run, std::int32_t key, std::int32_t head, std::int64_t most, std::int64_t steps) noexcept {
     run_ = &run;
     key_ = key;
     keys_ = view_.keys(run) - key;
-    count_ = static_cast<std::int32_t>(std::clamp<std::int64_t>(keys_, 0, detail::kBlockKeys));
+    count_ = static_cast<std::int32_t>(std::clamp<std::int64_t>(keys_, 0, most));
     done_ = 0;
     share_ = static_cast<std::int32_t>((count_ + steps - 1) / steps);
     if (count_ == 0) return;
@@ -97,7 +123,8 @@ class KeyBuffer {
 
   const detail::AttendView& view_;
   LayerKind kind_;
-  float *k_, *v_;
+  const float *k_ = nullptr, *v_ = nullptr;
+  float *own_k_, *own_v_;    // of the present block, unless it is packed
   float *next_k_, *next_v_;  // of keys [key_, key_ + count_) of run_, as far as done_
   const KeyRun* run_ = nullptr;
   std::int32_t key_ = 0, count_ = 0, done_ = 0, share_ = 0;

@@ -39,9 +39,34 @@ struct AttendView {
     if (run.length_slot < 0 || args.actual_lengths.empty()) return run.length;
     return std::clamp<std::int64_t>(args.actual_lengths[run.length_slot] - run.length_origin, 0, run.length);
   }
+  /// The packed copy of a run's keys [key, key + count), if it holds them all.
+  const PackedSegment* packed(const KeyRun& run, std::int64_t key, std::int64_t count) const noexcept {
+    const Span<const PackedSegment> list = args.kv[plan.segments[run.segment].pool].packed;
+    const auto before = [](const PackedSegment& p, std::int32_t segment) { return p.segment < segment; };
+    const PackedSegment* at = std::lower_bound(list.begin(), list.end(), run.segment, before);
+    return at != list.end() && at->segment == run.segment && run.token + key + count <= at->tokens ? at : nullptr;
+  }
   double scale() const noexcept {
     return args.scale != 0 ? args.scale : 1.0 / std::sqrt(static_cast<double>(kind().D));
   }
+};
+
+/// The first bytes of a packed segment: what it is.
+struct PackedHeader {
+  char implementation[kNameCapacity] = "";
+  std::int32_t tokens = 0, Hkv = 0, D = 0, Dv = 0, kv_dtype = 0;
+  std::int32_t unused[3] = {};
+};
+static_assert(sizeof(PackedHeader) == 64, "what follows stays aligned");
+
+/// Keys and values of a packed segment in f32, one KV head after the other: [Hkv, tokens, D], then [Hkv, tokens, Dv].
+struct PackedRows {
+  float* k;
+  float* v;
+
+  PackedRows(const LayerKind& kind, void* data, std::int64_t tokens) noexcept
+      : k(reinterpret_cast<float*>(static_cast<char*>(data) + sizeof(PackedHeader))),
+        v(k + kind.Hkv * tokens * kind.D) {}
 };
 
 /// Page and slot of a token of a segment.

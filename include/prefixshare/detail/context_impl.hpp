@@ -97,6 +97,7 @@ template <class F>
 void for_each_list(Context* c, F&& f) {
   f(c->tree_attention);
   f(c->tree_attention_backward);
+  f(c->pack_segment);
   f(c->merge_states);
   f(c->merge_states_backward);
   f(c->rope_apply);
@@ -139,6 +140,7 @@ PREFIXSHARE_API Status run(const Context& context, const AttendCall& call, std::
                            std::int32_t parts) noexcept;
 PREFIXSHARE_API Status run(const Context& context, const AttendGradCall& call, std::int32_t part,
                            std::int32_t parts) noexcept;
+PREFIXSHARE_API Status run(const Context& context, const PackSegmentCall& call) noexcept;
 
 template <class Problem, class Call>
 void explain_into(std::vector<Verdict>* out, const char* op, const ImplementationList<Problem, Call>& list,
@@ -186,6 +188,10 @@ inline Status force_implementation(Context* context, const char* name) noexcept 
     if (*name == '\0' || detail::find(list, name) != nullptr) detail::copy_name(list.forced, name);
   });
   return {};
+}
+
+inline Status pack_segment(const Context& context, const Plan& plan, const PackSegment& args) noexcept {
+  return detail::run(context, PackSegmentCall{plan.view(), args});
 }
 
 inline Status make_plan(const Context& context, const Forest& forest, const LayerKind& kind, PlanOptions options,

@@ -60,27 +60,74 @@ inline Status check_pool_view(Where at, const TensorView<4>& view, const PoolSha
   if (view && view.shape[0] < pool.num_pages) return failure(at, "shape[0]", view.shape[0], ">=", pool.num_pages);
   return {};
 }
+/// k, v and their scales.
+inline Status check_pool(Where k, Where v, Where k_scale, Where v_scale, const KvPool& pool, const PoolShape& shape,
+                         const LayerKind& kind, MemorySpace space) noexcept {
+  ViewRule rule;
+  rule.space = space;
+  rule.dtypes = dtype_set(kind.kv_dtype);
+  if (Status s = check_pool_view(k, pool.k, shape, kind.Hkv, kind.D, rule)) return s;
+  if (Status s = check_pool_view(v, pool.v, shape, kind.Hkv, kind.Dv, rule)) return s;
+  if (Status s = check_scale(k_scale, pool.k_scale, shape, kind.Hkv)) return s;
+  return check_scale(v_scale, pool.v_scale, shape, kind.Hkv);
+}
+inline Status check_bias(Where at, const TensorView<3>& bias, const PoolShape& shape, const LayerKind& kind,
+                         MemorySpace space) noexcept {
+  ViewRule rule;
+  rule.space = space;
+  rule.required = false;
+  rule.unit_inner = false;
+  rule.strides = StrideRule::nonnegative;
+  rule.dtypes = kLseDType;
+  if (Status s = check_view(at, bias, {{-1, shape.page_size, kind.Hq}}, rule)) return s;
+  if (bias && bias.shape[0] < shape.num_pages) return failure(at, "shape[0]", bias.shape[0], ">=", shape.num_pages);
+  return {};
+}
+/// A packed segment is one of this pool, and what the plan's implementation wrote for such a layer.
+inline Status check_packed(Where at, const PackedSegment& packed, std::int32_t pool, const PlanView& plan) noexcept {
+  const LayerKind& kind = plan.header.kind;
+  if (packed.segment < 0) return failure(at, "segment", packed.segment, ">=", 0);
+  if (packed.segment >= plan.segments.size()) return failure(at, "segment", packed.segment, "<", plan.segments.size());
+  const Segment& segment = plan.segments[packed.segment];
+  if (segment.pool != pool) return failure(at, "segment's pool", segment.pool, "==", pool);
+  if (packed.data == nullptr) return failure(at, "data", 0, "!=", 0, StatusUnit::pointer);
+  PackedHeader h;
+  std::memcpy(&h, packed.data, sizeof h);
+  if (std::memcmp(h.implementation, plan.header.implementation, sizeof h.implementation) != 0) {
+    return failure(at, "data's format is the plan's implementation's", 0, "==", 1);
+  }
+  if (h.Hkv != kind.Hkv) return failure(at, "data's Hkv", h.Hkv, "==", kind.Hkv);
+  if (h.D != kind.D) return failure(at, "data's D", h.D, "==", kind.D);
+  if (h.Dv != kind.Dv) return failure(at, "data's Dv", h.Dv, "==", kind.Dv);
+  const std::int32_t dtype = static_cast<std::int32_t>(kind.kv_dtype);
+  if (h.kv_dtype != dtype) return failure(at, "data's dtype", h.kv_dtype, "==", dtype, StatusUnit::dtype);
+  if (packed.tokens < 0) return failure(at, "tokens", packed.tokens, ">=", 0);
+  const std::int32_t most = std::min(h.tokens, segment.length);
+  return packed.tokens > most ? failure(at, "tokens", packed.tokens, "<=", most) : Status{};
+}
+inline Status check_packed(const char* op, const PlanView& plan, const Attend& args, std::int32_t pool) noexcept {
+  const Span<const PackedSegment> list = args.kv[pool].packed;
+  if (list.empty()) return {};
+  if (Status s = check_array({op, "kv.packed", pool}, list, list.size())) return s;
+  for (std::int64_t i = 0; i < list.size(); ++i) {
+    const Where at{op, "kv.packed", i};
+    if (Status s = check_packed(at, list[i], pool, plan)) return s;
+    if (i > 0 && list[i].segment <= list[i - 1].segment) {
+      return failure(at, "segment", list[i].segment, ">", list[i - 1].segment);
+    }
+  }
+  return {};
+}
 inline Status check_pools(const char* op, const PlanView& plan, const Attend& args, MemorySpace space) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (Status s = check_array({op, "kv"}, args.kv, plan.pools.size())) return s;
   for (std::int64_t i = 0; i < args.kv.size(); ++i) {
-    const KvPool& pool = args.kv[i];
-    ViewRule rule;
-    rule.space = space;
-    rule.dtypes = dtype_set(kind.kv_dtype);
-    if (Status s = check_pool_view({op, "kv.k", i}, pool.k, plan.pools[i], kind.Hkv, kind.D, rule)) return s;
-    if (Status s = check_pool_view({op, "kv.v", i}, pool.v, plan.pools[i], kind.Hkv, kind.Dv, rule)) return s;
-    if (Status s = check_scale({op, "kv.k_scale", i}, pool.k_scale, plan.pools[i], kind.Hkv)) return s;
-    if (Status s = check_scale({op, "kv.v_scale", i}, pool.v_scale, plan.pools[i], kind.Hkv)) return s;
-    rule.required = false;
-    rule.unit_inner = false;
-    rule.strides = StrideRule::nonnegative;
-    rule.dtypes = kLseDType;
-    const Where at{op, "kv.bias", i};
-    if (Status s = check_view(at, pool.bias, {{-1, plan.pools[i].page_size, kind.Hq}}, rule)) return s;
-    if (pool.bias && pool.bias.shape[0] < plan.pools[i].num_pages) {
-      return failure(at, "shape[0]", pool.bias.shape[0], ">=", plan.pools[i].num_pages);
+    if (Status s = check_pool({op, "kv.k", i}, {op, "kv.v", i}, {op, "kv.k_scale", i}, {op, "kv.v_scale", i},
+                              args.kv[i], plan.pools[i], kind, space)) {
+      return s;
     }
+    if (Status s = check_bias({op, "kv.bias", i}, args.kv[i].bias, plan.pools[i], kind, space)) return s;
+    if (Status s = check_packed(op, plan, args, static_cast<std::int32_t>(i))) return s;
   }
   return {};
 }
