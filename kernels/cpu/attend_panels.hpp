@@ -47,17 +47,17 @@ class AttendPanels {
     const std::int64_t padded = panels_ * detail::kPanelRows;
     std::fill_n(memory_.maximum, padded, kEmpty);
     std::fill_n(memory_.sum, padded, 0.0f);
-    std::fill_n(memory_.o_panels, padded * kind_.Dv, 0.0f);
+    std::fill_n(memory_.o_panels, panels_ * o_panel(), 0.0f);
   }
 
+  /// Products whose unit works beside that of the vectors are asked for the scores of the next panels before these are
+  /// softened: out of order, the CPU then does both at once, as far as it looks ahead.
   void absorb(const Block& block) noexcept {
     if (!block.full) see(block);
     products_.load_keys(block);
-    for (std::int64_t p = 0; p < panels_; p += Products::kPanels) {
-      const int panels = static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
-      products_.scores(block, p, panels, memory_.p);
-      for (int i = 0; i < panels; ++i) soften(block, p + i, memory_.p + i * detail::kScorePanel);
-      products_.add_values(block, p, panels, memory_.p, memory_.o_panels + p * o_panel());
+    for (std::int64_t p = 0; p < panels_ + Products::kAhead; p += Products::kPanels) {
+      if (p < panels_) products_.scores(block, p, panels_at(p), scores_of(p));
+      if (p >= Products::kAhead) weigh(block, p - Products::kAhead);
     }
   }
 
@@ -80,9 +80,10 @@ class AttendPanels {
   }
 
  private:
-  static_assert(Products::kPanels <= detail::kPanels, "their scores lie side by side in PanelMemory");
+  static constexpr int kScorePanels = Products::kPanels + Products::kAhead;
+  static_assert(kScorePanels <= detail::kPanels, "their scores lie side by side in PanelMemory");
 
-  std::int64_t o_panel() const noexcept { return std::int64_t{kind_.Dv} * detail::kPanelRows; }
+  std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
 
   /// [width, kPanelRows] to [kPanelRows, width].
   static void from_panel(const float* panel, std::int64_t width, float* rows) noexcept {
@@ -91,6 +92,17 @@ class AttendPanels {
     for (; d < width; ++d) {
       for (std::int64_t r = 0; r < detail::kPanelRows; ++r) rows[r * width + d] = panel[d * detail::kPanelRows + r];
     }
+  }
+
+  /// Panels from p on that are multiplied at once, and their scores.
+  int panels_at(std::int64_t p) const noexcept {
+    return static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
+  }
+  float* scores_of(std::int64_t p) const noexcept { return memory_.p + p % kScorePanels * detail::kScorePanel; }
+
+  void weigh(const Block& block, std::int64_t p) noexcept {
+    for (int i = 0; i < panels_at(p); ++i) soften(block, p + i, scores_of(p) + i * detail::kScorePanel);
+    products_.add_values(block, p, panels_at(p), scores_of(p), memory_.o_panels + p * o_panel());
   }
 
   /// Which columns each packed row sees, as bits. The rows that fill a panel up see all.

@@ -8,10 +8,15 @@ namespace cpu {
 
 /// Usable: the CPU has it and the operating system saves its registers.
 struct Features {
-  bool avx2 = false;    ///< with FMA and F16C
-  bool avx512 = false;  ///< F, BW, DQ, VL
+  bool avx2 = false;      ///< with FMA and F16C
+  bool avx512 = false;    ///< F, BW, DQ, VL
+  bool amx_bf16 = false;  ///< AMX-TILE and AMX-BF16, with AVX-512 and its BF16; usable after request_tiles()
 };
 Features features() noexcept;
+
+/// Asks the operating system for the tiles of AMX, for the whole process: their state makes signal frames larger, so
+/// Linux gives them to who asks only. True if they may be used; asking again changes nothing.
+bool request_tiles() noexcept;
 
 }  // namespace cpu
 }  // namespace v0_1

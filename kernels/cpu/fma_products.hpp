@@ -13,6 +13,7 @@ PREFIXSHARE_REGION_BEGIN
 class FmaProducts {
  public:
   static constexpr int kPanels = kProductPanels;  // multiplied at once
+  static constexpr int kAhead = 0;                // panels whose scores are made before they are softened
 
   FmaProducts(const detail::AttendView& view, const detail::PanelMemory& panels, detail::Arena* arena) noexcept
       : kind_(view.kind()), panels_(panels), memory_(arena, kind_), keys_(view, memory_) {}
@@ -39,7 +40,7 @@ class FmaProducts {
 
   /// o[d][row] += sum over keys of value * p for 1 to kPanels neighbouring panels.
   void add_values(const Block& block, std::int64_t panel, int panels, const float* p, float* o) noexcept {
-    const std::int64_t o_panel = std::int64_t{kind_.Dv} * detail::kPanelRows;
+    const std::int64_t o_panel = detail::PanelMemory::o_panel(kind_);
     if (!leaks_) {
       product<Product::outputs>(keys_.v(), kind_.Dv, kind_.Dv, p, detail::kScorePanel, block.columns, o, o_panel,
                                 panels, &keys_);

@@ -12,6 +12,7 @@ namespace cpu {
 
 Status tree_attention_avx2(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
+Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 
 }  // namespace cpu
 }  // namespace v0_1

@@ -70,6 +70,9 @@ struct ForwardMemory {
 inline constexpr std::int32_t kPanelRows = 16;  // rows side by side in a panel: one or two vector registers
 inline constexpr std::int32_t kScorePanel = kBlockKeys * kPanelRows;  // scores of a panel
 inline constexpr std::int32_t kPanels = 4;                            // panels whose probabilities are in use at once
+inline constexpr std::int32_t kTileTerms = 32;                  // products of two bf16 that a matrix tile sums at once
+inline constexpr std::int64_t kTile = kPanelRows * kTileTerms;  // bf16 of a matrix tile
+constexpr std::int64_t whole_tiles(std::int64_t width) noexcept { return ceil_div(width, kTileTerms) * kTileTerms; }
 
 /// Scratch of the vector bodies of a forward, f32. [Mp] is packed rows filled up to whole panels; a panel-major array
 /// holds, for each panel, [width][kPanelRows].
@@ -78,7 +81,7 @@ struct PanelMemory {
   float* o;             // [rows, Dv]
   float* maximum;       // [rows or Mp]
   float* sum;           // [rows or Mp]
-  float* o_panels;      // panel-major, width Dv
+  float* o_panels;      // panel-major, width Dv up to whole tiles
   float* p;             // kPanels panels, width kBlockKeys
   std::uint32_t* low;   // [Mp] whether a row sees columns 0 to 31 of a block
   std::uint32_t* high;  // [Mp] the same, columns 32 to 63
@@ -91,7 +94,7 @@ struct PanelMemory {
     o = arena->take<float>(rows * kind.Dv);
     maximum = arena->take<float>(rows);
     sum = arena->take<float>(rows);
-    o_panels = arena->take<float>(padded * kind.Dv);
+    o_panels = arena->take<float>(padded / kPanelRows * o_panel(kind));
     p = arena->take<float>(kPanels * kPanelRows * kBlockKeys);
     low = arena->take<std::uint32_t>(padded);
     high = arena->take<std::uint32_t>(padded);
@@ -100,6 +103,8 @@ struct PanelMemory {
   static std::int64_t padded_rows(const LayerKind& kind) noexcept {
     return ceil_div(tile_row_limit(kind) * std::int64_t{kind.group()}, kPanelRows) * kPanelRows;
   }
+  /// From a panel of o to the next.
+  static std::int64_t o_panel(const LayerKind& kind) noexcept { return whole_tiles(kind.Dv) * kPanelRows; }
 };
 
 /// Scratch of products with fused multiply-adds, f32.
@@ -112,6 +117,25 @@ struct FmaMemory {
     q_panels = arena->take<float>(PanelMemory::padded_rows(kind) * kind.D);
     for (float*& block : k) block = arena->take<float>(kBlockKeys * std::int64_t{kind.D});
     for (float*& block : v) block = arena->take<float>(kBlockKeys * std::int64_t{kind.Dv});
+  }
+};
+
+/// Scratch of products with matrix tiles. A tile is kTile elements, rows one after the other.
+struct TileMemory {
+  BFloat16* q;  // tiles [Mp / kPanelRows][2][D / kTileTerms]
+  BFloat16* k;  // [kBlockKeys, D up to whole tiles]
+  BFloat16* v;  // tiles [Dv / kPanelRows][kBlockKeys / kTileTerms]
+  BFloat16* p;  // tiles [2][2][kBlockKeys / kTileTerms]
+  float* rest;  // [2][kTileTerms][kPanelRows] scores
+  float* turn;  // [kPanelRows][kPanelRows] a tile before it is transposed
+
+  TileMemory(Arena* arena, const LayerKind& kind) noexcept {
+    q = arena->take<BFloat16>(PanelMemory::padded_rows(kind) * 2 * whole_tiles(kind.D));
+    k = arena->take<BFloat16>(kBlockKeys * whole_tiles(kind.D));
+    v = arena->take<BFloat16>(kBlockKeys * whole_tiles(kind.Dv));
+    p = arena->take<BFloat16>(4 * kBlockKeys * kPanelRows);
+    rest = arena->take<float>(2 * kTileTerms * kPanelRows);
+    turn = arena->take<float>(kPanelRows * kPanelRows);
   }
 };
 
@@ -171,8 +195,9 @@ std::int64_t bytes_of(const LayerKind& kind) noexcept {
 /// Scratch of one part: what the largest of the bodies needs, so that it does not depend on which one runs.
 inline std::int64_t forward_scratch_bytes(const LayerKind& kind) noexcept {
   if (kind.acc_dtype() == DType::f64) return bytes_of<FrameMemory<double>, ForwardMemory<double>>(kind);
-  return std::max(bytes_of<FrameMemory<float>, ForwardMemory<float>>(kind),
-                  bytes_of<FrameMemory<float>, PanelMemory, FmaMemory>(kind));
+  return std::max({bytes_of<FrameMemory<float>, ForwardMemory<float>>(kind),
+                   bytes_of<FrameMemory<float>, PanelMemory, FmaMemory>(kind),
+                   bytes_of<FrameMemory<float>, PanelMemory, TileMemory>(kind)});
 }
 inline std::int64_t backward_scratch_bytes(const LayerKind& kind) noexcept {
   return kind.acc_dtype() == DType::f64 ? bytes_of<BackwardMemory<double>>(kind)

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+// The products of AttendPanels with matrix tiles, for keys and values in bf16. The panels' layout is that of the tiles:
+// a tile of scores is 16 keys by the 16 rows of a panel, a tile of outputs 16 elements of o by 16 rows. Keys are read
+// as they lie; queries, probabilities (rounded to bf16) and transposed values are brought into tile order, with zeros
+// up to whole tiles.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "cpu/key_block.hpp"
+#include "cpu/region.hpp"
+#include "cpu/vector.hpp"
+#include "cpu/vector_bf16.hpp"
+
+PREFIXSHARE_REGION_BEGIN
+
+template <class Tiles>
+class TileProducts {
+ public:
+  static constexpr int kPanels = 2;  // with 2 tiles of keys or of values: 4 sums, 2 + 2 factors
+  static constexpr int kAhead = 2;   // panels whose scores are made before they are softened: two units work at once
+
+  TileProducts(const detail::AttendView& view, const detail::PanelMemory& panels, detail::Arena* arena) noexcept
+      : view_(view),
+        args_(view.args),
+        kind_(view.kind()),
+        panels_(panels),
+        memory_(arena, kind_),
+        invariant_(view.plan.header.mode == Mode::batch_invariant),
+        splits_(args_.q.dtype != DType::bf16 || detail::QueryRows<float>(view, nullptr).turns()),
+        k_steps_(detail::ceil_div(kind_.D, detail::kTileTerms)),
+        v_tiles_(2 * detail::ceil_div(kind_.Dv, detail::kTileTerms)) {}
+
+  /// Query rows of `panels` panels, [panels * kPanelRows, D]. A query that is not a bf16 (it was turned, or has another
+  /// storage type) becomes the sum of two.
+  void load_queries(const float* rows, std::int64_t panels) noexcept {
+    query_panels_ = panels;
+    for (std::int64_t p = 0; p < panels; ++p) {
+      const float* at = rows + p * detail::kPanelRows * kind_.D;
+      for (std::int64_t i = 0; i < k_steps_; ++i) {
+        pack_queries<false>(at, i * detail::kTileTerms, q_tiles(p, 0) + i * detail::kTile);
+        if (splits_) pack_queries<true>(at, i * detail::kTileTerms, q_tiles(p, 1) + i * detail::kTile);
+      }
+    }
+  }
+
+  void load_keys(const Block& block) noexcept {
+    find(block);
+    const detail::Piece& first = block.pieces[0];
+    const std::int64_t position = std::int64_t{first.run->position} + first.key;
+    phase_ = invariant_ ? static_cast<std::int32_t>(position % detail::kTileTerms) : 0;
+    v_steps_ = (phase_ + block.columns + detail::kTileTerms - 1) / detail::kTileTerms;
+    for (std::int32_t c = 0; c < block.columns; c += kKeys) {
+      keys_[c / 16] = keys_of(block, c);
+      keys_[c / 16 + 1] = keys_of(block, c + 16);
+    }
+    for (std::int64_t t = 0; t < v_tiles_; ++t) {
+      for (std::int32_t i = 0; i < v_steps_; ++i) pack_values(block, t * 16, i * detail::kTileTerms, v_tile(t, i));
+    }
+    odd_ = (!block.full || scaled_) && clear_odd(block);
+    const std::int64_t groups = (query_panels_ + kPanels - 1) / kPanels;
+    ahead_.start(view_, block.pieces[block.count - 1], block.head, 1,
+                 groups * (detail::ceil_div(block.columns, kKeys) + v_tiles_ / 2));
+  }
+
+  /// s[panel][key][row] = key . query for 1 to kPanels neighbouring panels.
+  void scores(const Block& block, std::int64_t panel, int panels, float* s) noexcept {
+    for (std::int32_t c = 0; c < block.columns; c += kKeys) {
+      ahead_.some();
+      float* at = s + c * detail::kPanelRows;
+      multiply_keys(keys_ + c / 16, q_tiles(panel, 0), panels, at, detail::kScorePanel);
+      if (splits_) {
+        multiply_keys(keys_ + c / 16, q_tiles(panel, 1), panels, memory_.rest, kRestPanel);
+        for (int i = 0; i < panels; ++i) add_rest(memory_.rest + i * kRestPanel, at + i * detail::kScorePanel);
+      }
+    }
+    for (std::int32_t c = 0; c < block.columns && scaled_; ++c) {
+      for (int i = 0; i < panels; ++i) {
+        float* at = s + i * detail::kScorePanel + c * detail::kPanelRows;
+        (Vec::load(at) * Vec::all(k_scales_[c])).store(at);
+      }
+    }
+  }
+
+  /// o[d][row] += sum over keys of value * p for 1 to kPanels neighbouring panels.
+  void add_values(const Block& block, std::int64_t panel, int panels, const float* p, float* o) noexcept {
+    for (int i = 0; i < panels; ++i) {
+      pack_weights<false>(block, p + i * detail::kScorePanel, p_tiles(i, 0));
+      if (scaled_) pack_weights<true>(block, p + i * detail::kScorePanel, p_tiles(i, 1));
+    }
+    for (std::int64_t t = 0; t < v_tiles_; t += 2) {
+      ahead_.some();
+      multiply_values(t, panels, o + t * 16 * detail::kPanelRows);
+    }
+    for (int i = 0; i < panels && odd_; ++i) {
+      add_odd_values(block, panel + i, p + i * detail::kScorePanel, o + i * o_panel());
+    }
+  }
+
+ private:
+  static constexpr std::int32_t kKeys = 2 * 16;  // that are multiplied at once
+  static constexpr std::int64_t kRestPanel = kKeys * detail::kPanelRows;
+  static constexpr std::int64_t kRowBytes = 64;  // of a tile
+
+  /// 16 keys, evenly strided.
+  struct KeyRows {
+    const char* first;
+    std::int64_t stride;  // bytes
+  };
+
+  std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
+  BFloat16* q_tiles(std::int64_t panel, int part) const noexcept {
+    return memory_.q + (panel * 2 + part) * k_steps_ * detail::kTile;
+  }
+  BFloat16* v_tile(std::int64_t tile, std::int32_t step) const noexcept {
+    return memory_.v + (tile * kValueSteps + step) * detail::kTile;
+  }
+  BFloat16* p_tiles(int i, int part) const noexcept { return memory_.p + (i * 2 + part) * kValueSteps * detail::kTile; }
+  static constexpr std::int64_t kValueSteps = detail::kBlockKeys / detail::kTileTerms;
+
+  // ---- Into tile order
+
+  /// Rows of 32 bf16 at memory_.turn to a tile of B: [pair][row][2].
+  void turn(BFloat16* tile) const noexcept { transpose16(memory_.turn, 16, reinterpret_cast<float*>(tile), 16); }
+
+  /// Elements [d, d + 32) of a panel's query rows, or what their rounding leaves over.
+  template <bool Rest>
+  void pack_queries(const float* rows, std::int64_t d, BFloat16* tile) const noexcept {
+    for (std::int64_t r = 0; r < detail::kPanelRows; ++r) {
+      const float* row = rows + r * kind_.D + d;
+      Vec low = load_first(row, kind_.D - d), high = load_first(row + 16, kind_.D - d - 16);
+      if constexpr (Rest) low = rounding_rest(low), high = rounding_rest(high);
+      const __m512i rounded = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v));
+      _mm512_store_si512(memory_.turn + r * 16, rounded);
+    }
+    turn(tile);
+  }
+  /// Elements [d, d + 16) of the values of 32 keys: [element][key].
+  void pack_values(const Block& block, std::int64_t d, std::int32_t key, BFloat16* tile) const noexcept {
+    for (std::int32_t i = 0; i < 16; ++i) {
+      const __m512i even = value_words(block, key + 2 * i - phase_, d),
+                    odd = value_words(block, key + 2 * i + 1 - phase_, d);
+      _mm512_store_si512(memory_.turn + i * 16, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+    }
+    turn(tile);
+  }
+  __m512i value_words(const Block& block, std::int32_t column, std::int64_t d) const noexcept {
+    if (column < 0 || column >= block.columns) return _mm512_setzero_si512();
+    return load_first(reinterpret_cast<const BFloat16*>(places_.v[column]) + d, kind_.Dv - d);
+  }
+  /// Probabilities times the scales of the values: [pair of keys][row][2]. Where there are scales, what their rounding
+  /// leaves over is multiplied, too: a probability of 1 is exact, but its product with a scale is not.
+  template <bool Rest>
+  void pack_weights(const Block& block, const float* p, BFloat16* tiles) const noexcept {
+    for (std::int32_t k = 0; k < v_steps_ * detail::kTileTerms; k += 2) {
+      Vec even = weights(block, p, k - phase_), odd = weights(block, p, k + 1 - phase_);
+      if constexpr (Rest) even = rounding_rest(even), odd = rounding_rest(odd);
+      _mm512_store_si512(tiles + k * detail::kPanelRows, interleave_rounded(even, odd));
+    }
+  }
+  Vec weights(const Block& block, const float* p, std::int32_t column) const noexcept {
+    if (column < 0 || column >= block.columns) return Vec::zero();
+    const Vec x = Vec::load(p + column * detail::kPanelRows);
+    return scaled_ ? x * Vec::all(weights_[column]) : x;
+  }
+
+  // ---- Keys and values
+
+  void find(const Block& block) noexcept {
+    scaled_ = false;
+    for (const detail::Piece* piece = block.pieces; piece != block.pieces + block.count; ++piece) {
+      const Segment& segment = view_.plan.segments[piece->run->segment];
+      const KvPool& pool = args_.kv[segment.pool];
+      places_.find(view_.plan, pool, segment, std::int64_t{piece->run->token} + piece->key, block.head, piece->begin,
+                   piece->end);
+      scaled_ = scaled_ || pool.k_scale.granularity != ScaleGranularity::none ||
+                pool.v_scale.granularity != ScaleGranularity::none;
+    }
+    for (const detail::Piece* piece = block.pieces; scaled_ && piece != block.pieces + block.count; ++piece) {
+      find_scales(*piece, block.head);
+    }
+  }
+  void find_scales(const detail::Piece& piece, std::int32_t head) noexcept {
+    const Segment& segment = view_.plan.segments[piece.run->segment];
+    const KvPool& pool = args_.kv[segment.pool];
+    const std::int64_t page_size = view_.plan.pools[segment.pool].page_size;
+    detail::TokenWalk walk(view_.plan, segment, std::int64_t{piece.run->token} + piece.key);
+    for (std::int32_t c = piece.begin; c < piece.end; ++c) {
+      const detail::TokenPlace at = walk.next();
+      k_scales_[c] = detail::scale_at(pool.k_scale, at, page_size, head, kind_.Hkv);
+      v_scales_[c] = weights_[c] = detail::scale_at(pool.v_scale, at, page_size, head, kind_.Hkv);
+    }
+  }
+
+  /// Keys [column, column + 16) as they lie, or copied where they do not lie so or are not whole tiles. The scores of
+  /// keys beyond the block are not read, whatever the copy holds there.
+  KeyRows keys_of(const Block& block, std::int32_t column) const noexcept {
+    const char* const* k = places_.k + column;
+    if (kind_.D % detail::kTileTerms == 0 && column + 16 <= block.columns && evenly_strided(k)) {
+      return {k[0], distance(k)};
+    }
+    const std::int64_t width = k_steps_ * detail::kTileTerms;
+    for (std::int32_t c = column; c < block.columns && c < column + 16; ++c) {
+      BFloat16* row = memory_.k + c * width;
+      std::memcpy(row, places_.k[c], static_cast<std::size_t>(kind_.D) * sizeof(BFloat16));
+      std::memset(row + kind_.D, 0, static_cast<std::size_t>(width - kind_.D) * sizeof(BFloat16));
+    }
+    return {reinterpret_cast<const char*>(memory_.k + column * width), width * 2};
+  }
+  static std::int64_t distance(const char* const* k) noexcept {
+    return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(k[1]) - reinterpret_cast<std::uintptr_t>(k[0]));
+  }
+  static bool evenly_strided(const char* const* k) noexcept {
+    for (int i = 1; i < 15; ++i) {
+      if (distance(k + i) != distance(k)) return false;
+    }
+    return true;
+  }
+
+  // ---- Values that are not finite, where a row may not see them (what it does not see is never multiplied, not even
+  // by
+  // ---- zero) or weights have two parts (which would cancel): they are zero in the tiles, so that no other row's sum
+  // ---- knows of them, and are added to the rows that see them.
+
+  bool clear_odd(const Block& block) noexcept {
+    bool found = false;
+    for (std::int64_t t = 0; t < v_tiles_; ++t) found = clear_odd_values(v_tile(t, 0)) || found;
+    for (std::int32_t c = 0; c < block.columns && scaled_; ++c) {
+      if (std::isfinite(v_scales_[c])) continue;
+      weights_[c] = 0;
+      found = true;
+    }
+    return found;
+  }
+  bool clear_odd_values(BFloat16* tiles) const noexcept {
+    const __m512i exponent = _mm512_set1_epi16(0x7f80);
+    bool found = false;
+    for (std::int64_t i = 0; i < v_steps_ * detail::kTile; i += 32) {
+      const __m512i x = _mm512_load_si512(tiles + i);
+      const __mmask32 finite = _mm512_cmpneq_epi16_mask(_mm512_and_si512(x, exponent), exponent);
+      if (finite == ~__mmask32{0}) continue;
+      found = true;
+      _mm512_store_si512(tiles + i, _mm512_maskz_mov_epi16(finite, x));
+    }
+    return found;
+  }
+  void add_odd_values(const Block& block, std::int64_t panel, const float* p, float* o) const noexcept {
+    for (std::int32_t c = 0; c < block.columns; ++c) {
+      const BFloat16* v = reinterpret_cast<const BFloat16*>(places_.v[c]);
+      const float scale = scaled_ ? v_scales_[c] : 1.0f;
+      const Mask rows = block.full ? equal(Vec::zero(), Vec::zero()) : seen(panels_, panel, c);
+      for (std::int64_t d = 0; d < kind_.Dv; ++d) {
+        if (is_finite(v[d]) && std::isfinite(scale)) continue;
+        float* at = o + d * detail::kPanelRows;
+        const Vec before = Vec::load(at);
+        const Vec value = Vec::all(to_float(v[d]) * scale);
+        choose(rows, fma(value, Vec::load(p + c * detail::kPanelRows), before), before).store(at);
+      }
+    }
+  }
+
+  // ---- Products: tiles 0 to 3 sum, 4 and 5 hold keys or values, 6 and 7 queries or probabilities
+
+  void multiply_keys(const KeyRows* keys, const BFloat16* q, int panels, float* s, std::int64_t s_panel) noexcept {
+    if (panels == 2) {
+      multiply_keys_of<2>(keys, q, s, s_panel);
+    } else {
+      multiply_keys_of<1>(keys, q, s, s_panel);
+    }
+  }
+  template <int Panels>
+  void multiply_keys_of(const KeyRows* keys, const BFloat16* q, float* s, std::int64_t s_panel) noexcept {
+    tiles_.template zero<0>();
+    tiles_.template zero<1>();
+    if constexpr (Panels == 2) tiles_.template zero<2>(), tiles_.template zero<3>();
+    for (std::int64_t i = 0; i < k_steps_; ++i) {
+      tiles_.template load<4>(keys[0].first + i * kRowBytes, keys[0].stride);
+      tiles_.template load<5>(keys[1].first + i * kRowBytes, keys[1].stride);
+      tiles_.template load<6>(q + i * detail::kTile, kRowBytes);
+      tiles_.template multiply_add<0, 4, 6>();
+      tiles_.template multiply_add<1, 5, 6>();
+      if constexpr (Panels == 2) {
+        tiles_.template load<7>(q + (2 * k_steps_ + i) * detail::kTile, kRowBytes);
+        tiles_.template multiply_add<2, 4, 7>();
+        tiles_.template multiply_add<3, 5, 7>();
+      }
+    }
+    tiles_.template store<0>(s, kRowBytes);
+    tiles_.template store<1>(s + 256, kRowBytes);
+    if constexpr (Panels == 2) {
+      tiles_.template store<2>(s + s_panel, kRowBytes);
+      tiles_.template store<3>(s + s_panel + 256, kRowBytes);
+    }
+  }
+  /// The product with what rounding left over of the queries; not where infinities have made their sum already.
+  static void add_rest(const float* rest, float* s) noexcept {
+    const Vec infinity = Vec::all(std::numeric_limits<float>::infinity());
+    for (std::int64_t i = 0; i < kRestPanel; i += 16) {
+      const Vec x = Vec::load(s + i);
+      choose(less(magnitude(x), infinity), x + Vec::load(rest + i), x).store(s + i);
+    }
+  }
+
+  void multiply_values(std::int64_t tile, int panels, float* o) noexcept {
+    if (panels == 2) {
+      multiply_values_of<2>(tile, o);
+    } else {
+      multiply_values_of<1>(tile, o);
+    }
+  }
+  template <int Panels>
+  void multiply_values_of(std::int64_t tile, float* o) noexcept {
+    float* next = o + o_panel();
+    tiles_.template load<0>(o, kRowBytes);
+    tiles_.template load<1>(o + 256, kRowBytes);
+    if constexpr (Panels == 2) tiles_.template load<2>(next, kRowBytes), tiles_.template load<3>(next + 256, kRowBytes);
+    for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
+      for (std::int32_t i = 0; i < v_steps_; ++i) {
+        tiles_.template load<4>(v_tile(tile, i), kRowBytes);
+        tiles_.template load<5>(v_tile(tile + 1, i), kRowBytes);
+        tiles_.template load<6>(p_tiles(0, part) + i * detail::kTile, kRowBytes);
+        tiles_.template multiply_add<0, 4, 6>();
+        tiles_.template multiply_add<1, 5, 6>();
+        if constexpr (Panels == 2) {
+          tiles_.template load<7>(p_tiles(1, part) + i * detail::kTile, kRowBytes);
+          tiles_.template multiply_add<2, 4, 7>();
+          tiles_.template multiply_add<3, 5, 7>();
+        }
+      }
+    }
+    tiles_.template store<0>(o, kRowBytes);
+    tiles_.template store<1>(o + 256, kRowBytes);
+    if constexpr (Panels == 2) {
+      tiles_.template store<2>(next, kRowBytes);
+      tiles_.template store<3>(next + 256, kRowBytes);
+    }
+  }
+
+  const detail::AttendView& view_;
+  const Attend& args_;
+  LayerKind kind_;
+  const detail::PanelMemory& panels_;
+  detail::TileMemory memory_;
+  bool invariant_;
+  bool splits_;               // queries are sums of two bf16
+  std::int64_t k_steps_;      // tiles along D
+  std::int64_t v_tiles_;      // tiles along Dv
+  std::int32_t v_steps_ = 0;  // tiles along the block's keys, counted from the phase
+  std::int32_t phase_ = 0;    // batch_invariant: place of the first key in a tile, of its position, not of the block
+  std::int64_t query_panels_ = 0;
+  bool scaled_ = false;  // the three below hold the block's scales
+  bool odd_ = false;     // the block has values that are not finite, kept out of the tiles
+  float k_scales_[detail::kBlockKeys];
+  float v_scales_[detail::kBlockKeys];
+  float weights_[detail::kBlockKeys];  // v_scales_, as far as they go into the tiles
+  KeyPlaces places_;
+  KeyRows keys_[detail::kBlockKeys / 16];
+  Ahead ahead_;
+  Tiles tiles_;
+};
+
+PREFIXSHARE_REGION_END

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// tree_attention with the matrix tiles of AMX for the products of many rows; the rest as on AVX-512.
+#define PREFIXSHARE_REGION amx_bf16
+#define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx512.hpp"
+#define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
+
+#include "cpu/attend_body.hpp"
+#include "cpu/operators.hpp"
+#include "cpu/tile_products.hpp"
+#include "cpu/tiles.hpp"
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace cpu {
+
+Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
+  using Products = amx_bf16::TileProducts<amx_bf16::HardwareTiles>;
+  detail::AttendForward<amx_bf16::AttendBody<Products>>(call.plan, call.args, part, parts).run();
+  return Status{};
+}
+
+}  // namespace cpu
+}  // namespace v0_1
+}  // namespace prefixshare
