@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real input for tests, outside the tree: found through an environment variable, skipped by name without it.
+// What a test needs from outside: real input, found through an environment variable, and the wish for full matrices.
+// Without it a test is skipped by name.
 #pragma once
 
 #include <cstdlib>
@@ -9,16 +10,21 @@
 
 namespace prefixshare::tests {
 
-/// Set by test_data; the tests' main then exits with 77, which ctest counts as skipped.
+/// Set by skip; the tests' main then exits with 77, which ctest counts as skipped.
 inline bool skipped = false;
+
+/// Says what is not tested, and why. The test case then returns, or goes on with what is left.
+inline void skip(const std::string& what, const std::string& why) {
+  std::cout << "SKIPPED: " << what << " (" << why << ")\n";
+  skipped = true;
+}
 
 /// Path of `name` below the folder PREFIXSHARE_TEST_DATA. Without that variable it says so, and the test case returns.
 inline std::optional<std::string> test_data(const std::string& name) {
   if (const char* folder = std::getenv("PREFIXSHARE_TEST_DATA"); folder != nullptr && *folder != '\0') {
     return std::string(folder) + "/" + name;
   }
-  std::cout << "SKIPPED: " << name << " (PREFIXSHARE_TEST_DATA is not set)\n";
-  skipped = true;
+  skip(name, "PREFIXSHARE_TEST_DATA is not set");
   return std::nullopt;
 }
 
