@@ -76,8 +76,8 @@ Status accepts_avx2(const AttentionProblem& problem) noexcept {
 /// The vector implementations of attention, and the format that they share.
 Status add_x86(Context* c) noexcept {
   has_tiles();
-  if (Status s = add<&cpu::tree_attention_amx_bf16>(&c->tree_attention, "cpu:amx-bf16", amx_bf16_cost(),
-                                                    accepts_amx_bf16)) {
+  if (Status s =
+          add<&cpu::tree_attention_amx_bf16>(&c->tree_attention, "cpu:amx-bf16", amx_bf16_cost(), accepts_amx_bf16)) {
     return s;
   }
   if (Status s = add<&cpu::tree_attention_avx512>(&c->tree_attention, "cpu:avx512", avx512_cost(), accepts_avx512)) {
