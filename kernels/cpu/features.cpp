@@ -15,44 +15,48 @@ namespace cpu {
 
 namespace {
 
-constexpr unsigned kTileConfigState = 17, kTileDataState = 18;  // XCR0
+// States of registers that the system saves: bits of XCR0.
+constexpr std::uint64_t kAvxStates = 0x6, kAvx512States = 0xe6, kTileStates = 0x60000;
 
-bool has_bit(std::uint64_t x, unsigned bit) noexcept { return (x >> bit & 1) != 0; }
+struct Leaf {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+/// What CPUID says; zeros for what the CPU does not know. The CPU's model is never asked.
+Leaf cpuid(unsigned leaf, unsigned part) noexcept {
+  Leaf l;
+  __get_cpuid_count(leaf, part, &l.eax, &l.ebx, &l.ecx, &l.edx);
+  return l;
+}
+bool has(unsigned x, unsigned bit) noexcept { return (x >> bit & 1) != 0; }
 
-/// The register states that the system saves. Only where the CPU has XGETBV.
-std::uint64_t saved_states() noexcept {
+std::uint64_t saved_states(const Leaf& first) noexcept {
+  if (!has(first.ecx, 27)) return 0;  // no XGETBV
   std::uint32_t low, high;
   asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return std::uint64_t{high} << 32 | low;
 }
 
-/// Beside AVX-512, which brings XGETBV. Older compilers' queries do not know these features.
-bool has_amx_bf16() noexcept {
-  unsigned eax, ebx, ecx, edx;
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  const bool amx_bf16 = has_bit(edx, 22), amx_tile = has_bit(edx, 24);
-  const bool avx512_bf16 = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && has_bit(eax, 5);
-  return amx_bf16 && amx_tile && avx512_bf16 && has_bit(saved_states(), kTileConfigState) &&
-         has_bit(saved_states(), kTileDataState);
-}
-
 }  // namespace
 
-// The compiler's query reads CPUID and the state that the system has enabled (XGETBV); the CPU's model is never asked.
+// Bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, CPUID. Compilers' own queries do not
+// know all of them.
 Features features() noexcept {
-  __builtin_cpu_init();
-  Features f;
-  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  f.amx_bf16 = f.avx512 && has_amx_bf16();
-  return f;
+  const Leaf first = cpuid(1, 0), seventh = cpuid(7, 0), more = cpuid(7, 1);
+  const std::uint64_t saved = saved_states(first);
+  const bool fma = has(first.ecx, 12), f16c = has(first.ecx, 29), avx2 = has(seventh.ebx, 5);
+  const bool f = has(seventh.ebx, 16), dq = has(seventh.ebx, 17), bw = has(seventh.ebx, 30), vl = has(seventh.ebx, 31);
+  const bool amx_bf16 = has(seventh.edx, 22), amx_tile = has(seventh.edx, 24), avx512_bf16 = has(more.eax, 5);
+  Features found;
+  found.avx2 = fma && f16c && avx2 && (saved & kAvxStates) == kAvxStates;
+  found.avx512 = found.avx2 && f && dq && bw && vl && (saved & kAvx512States) == kAvx512States;
+  found.amx_bf16 = found.avx512 && avx512_bf16 && amx_tile && amx_bf16 && (saved & kTileStates) == kTileStates;
+  return found;
 }
 
 bool request_tiles() noexcept {
 #if defined(__linux__)
-  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, Linux 5.16
-  return syscall(SYS_arch_prctl, kRequestPermission, static_cast<long>(kTileDataState)) == 0;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of Linux 5.16, a bit of XCR0
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return true;
 #endif
