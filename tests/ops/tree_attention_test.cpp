@@ -103,7 +103,7 @@ TEST_CASE("tree_attention: any number of parts, in any order, on one thread or m
   }
 }
 
-TEST_CASE("tree_attention: a workspace serves call after call", "[attention]") {
+TEST_CASE("tree_attention: a workspace serves call after call", "[attention][memcheck]") {
   for (const NamedContext& c : attention_contexts()) {
     std::vector<std::int32_t> own(9, 4);
     ProblemOptions options;
@@ -123,7 +123,7 @@ TEST_CASE("tree_attention: a workspace serves call after call", "[attention]") {
   }
 }
 
-TEST_CASE("tree_attention: only lse, or no lse, changes no bit of what is left", "[attention]") {
+TEST_CASE("tree_attention: only lse, or no lse, changes no bit of what is left", "[attention][memcheck]") {
   for (const NamedContext& c : attention_contexts()) {
     INFO(c.name);
     std::vector<std::int32_t> own = {0, 5, 9};
@@ -327,13 +327,14 @@ TEST_CASE("tree_attention: rectangles: block-causal rows see their whole block",
   }
 }
 
-TEST_CASE("tree_attention: rectangles: a draft tree as bits behind a full context", "[attention][rectangles]") {
+TEST_CASE("tree_attention: rectangles: a draft tree as bits behind a full context",
+          "[attention][rectangles][memcheck]") {
   for (const ProblemOptions& options : rectangle_options(false)) {
     for (const std::int32_t rows : {70, 7}) run_draft_tree(options, rows);
   }
 }
 
-TEST_CASE("tree_attention: draft trees of a forest agree with the oracle", "[attention]") {
+TEST_CASE("tree_attention: draft trees of a forest agree with the oracle", "[attention][memcheck]") {
   const std::vector<NamedContext> contexts = attention_contexts();
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     Random random(seed);
