@@ -29,7 +29,6 @@ class TileProducts {
         kind_(view.kind()),
         panels_(panels),
         memory_(arena, kind_),
-        invariant_(view.plan.header.mode == Mode::batch_invariant),
         splits_(args_.q.dtype != DType::bf16 || detail::QueryRows<float>(view, nullptr).turns()),
         k_steps_(detail::ceil_div(kind_.D, detail::kTileTerms)),
         v_tiles_(2 * detail::ceil_div(kind_.Dv, detail::kTileTerms)) {}
@@ -49,10 +48,7 @@ class TileProducts {
 
   void load_keys(const Block& block) noexcept {
     find(block);
-    const detail::Piece& first = block.pieces[0];
-    const std::int64_t position = std::int64_t{first.run->position} + first.key;
-    phase_ = invariant_ ? static_cast<std::int32_t>(position % detail::kTileTerms) : 0;
-    v_steps_ = (phase_ + block.columns + detail::kTileTerms - 1) / detail::kTileTerms;
+    v_steps_ = (block.columns + detail::kTileTerms - 1) / detail::kTileTerms;
     for (std::int32_t c = 0; c < block.columns; c += kKeys) {
       keys_[c / 16] = keys_of(block, c);
       keys_[c / 16 + 1] = keys_of(block, c + 16);
@@ -141,14 +137,13 @@ class TileProducts {
   /// Elements [d, d + 16) of the values of 32 keys: [element][key].
   void pack_values(const Block& block, std::int64_t d, std::int32_t key, BFloat16* tile) const noexcept {
     for (std::int32_t i = 0; i < 16; ++i) {
-      const __m512i even = value_words(block, key + 2 * i - phase_, d),
-                    odd = value_words(block, key + 2 * i + 1 - phase_, d);
+      const __m512i even = value_words(block, key + 2 * i, d), odd = value_words(block, key + 2 * i + 1, d);
       _mm512_store_si512(memory_.turn + i * 16, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
     }
     turn(tile);
   }
   __m512i value_words(const Block& block, std::int32_t column, std::int64_t d) const noexcept {
-    if (column < 0 || column >= block.columns) return _mm512_setzero_si512();
+    if (column >= block.columns) return _mm512_setzero_si512();
     return load_first(reinterpret_cast<const BFloat16*>(places_.v[column]) + d, kind_.Dv - d);
   }
   /// Probabilities times the scales of the values: [pair of keys][row][2]. Where there are scales, what their rounding
@@ -156,13 +151,13 @@ class TileProducts {
   template <bool Rest>
   void pack_weights(const Block& block, const float* p, BFloat16* tiles) const noexcept {
     for (std::int32_t k = 0; k < v_steps_ * detail::kTileTerms; k += 2) {
-      Vec even = weights(block, p, k - phase_), odd = weights(block, p, k + 1 - phase_);
+      Vec even = weights(block, p, k), odd = weights(block, p, k + 1);
       if constexpr (Rest) even = rounding_rest(even), odd = rounding_rest(odd);
       _mm512_store_si512(tiles + k * detail::kPanelRows, interleave_rounded(even, odd));
     }
   }
   Vec weights(const Block& block, const float* p, std::int32_t column) const noexcept {
-    if (column < 0 || column >= block.columns) return Vec::zero();
+    if (column >= block.columns) return Vec::zero();
     const Vec x = Vec::load(p + column * detail::kPanelRows);
     return scaled_ ? x * Vec::all(weights_[column]) : x;
   }
@@ -344,12 +339,10 @@ class TileProducts {
   LayerKind kind_;
   const detail::PanelMemory& panels_;
   detail::TileMemory memory_;
-  bool invariant_;
   bool splits_;               // queries are sums of two bf16
   std::int64_t k_steps_;      // tiles along D
   std::int64_t v_tiles_;      // tiles along Dv
-  std::int32_t v_steps_ = 0;  // tiles along the block's keys, counted from the phase
-  std::int32_t phase_ = 0;    // batch_invariant: place of the first key in a tile, of its position, not of the block
+  std::int32_t v_steps_ = 0;  // tiles along the block's keys
   std::int64_t query_panels_ = 0;
   bool scaled_ = false;  // the three below hold the block's scales
   bool odd_ = false;     // the block has values that are not finite, kept out of the tiles

@@ -248,6 +248,7 @@ TEST_CASE("tiles: what is not finite reaches the rows and heads that see it, and
         ProblemOptions options;
         options.kind = bf16_kind(40, 2, 32, 40);
         options.v_scale = scales;
+        if (scales != ScaleGranularity::none) options.kind.q_dtype = DType::f32;
         Problem p;
         require_ok(make_problem(testing::prefix_group(9, std::vector<std::int32_t>{4, 5}, true), options, &p));
         PlanOptions plan_options;
