@@ -216,7 +216,7 @@ ForwardCase guarded_case(const std::vector<std::int32_t>& row, std::uint64_t see
 }  // namespace
 
 TEST_CASE("guard pages: nothing is read or written beside any vector of any buffer", "[kernels]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   std::vector<std::vector<std::int32_t>> rows = pairwise(kLevels);
   for (std::uint64_t more = 2; test_all() && more < 8; ++more) {
     for (auto& row : pairwise(kLevels, more)) rows.push_back(std::move(row));

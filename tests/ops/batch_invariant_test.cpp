@@ -167,9 +167,10 @@ std::vector<Member> many_members() {
 }  // namespace
 
 TEST_CASE("batch_invariant: a sequence's bits are the same alone and in 50 random batches", "[attention][invariant]") {
-  for (const NamedContext& c : attention_contexts()) {
+  for (const NamedContext& c : attention_contexts(DType::bf16)) {
     INFO(c.name);
     for (const LayerKind& kind : {kind_of(DType::f32), kind_of(DType::bf16), kind_of(DType::f32, 600, 8)}) {
+      if (!c.takes(kind)) continue;
       const Store store(kind, 4017, many_members());
       std::vector<std::vector<double>> alone;
       for (std::size_t m = 0; m < store.members().size(); ++m) alone.push_back(store.run(c, {m}, {}, 0).front());

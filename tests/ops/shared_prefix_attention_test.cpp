@@ -138,7 +138,7 @@ TEST_CASE("shared_prefix_attention: the bits of tree_attention, and the values o
                            {{5, 0, 40}, {0, 2, 4, 5}, {3, 0, 1, 9, 2}, 0},
                            {{30, 0, 1}, {0, 4, 4, 6}, {6, 1, 0, 2, 5, 5}, 2},
                            {{0}, {0, 0}, {}, 0}};
-  for (const NamedContext& c : attention_contexts()) {
+  for (const NamedContext& c : attention_contexts(DType::bf16)) {
     INFO(c.name);
     for (const Groups& groups : shapes) {
       for (const DType type : {DType::f64, DType::f32, DType::bf16}) {

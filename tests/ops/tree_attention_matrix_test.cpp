@@ -104,7 +104,7 @@ ForwardCase matrix_case(PackedRows packed, const std::vector<std::int32_t>& row,
 }
 
 void run_matrix(PackedRows packed) {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   std::vector<std::vector<std::int32_t>> rows = pairwise(kLevels);
   for (std::uint64_t more = 2; test_all() && more < 12; ++more) {
     for (auto& row : pairwise(kLevels, more)) rows.push_back(std::move(row));
@@ -162,7 +162,7 @@ TEST_CASE("tree_attention: types, heads, dims, pages, masks and options agree wi
 
 TEST_CASE("tree_attention: every number of packed rows, against all remainders of keys, agrees with the oracle",
           "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   std::int32_t i = 0;
   for (const std::int32_t group : kGroups) {
     for (std::int32_t rows = 1; rows <= std::max(kMostPacked / group, 2); ++rows) {

@@ -111,7 +111,7 @@ void run_poisons(const NamedContext& c, const Topology& topology, const LayerKin
 
 TEST_CASE("tree_attention: NaN and infinity in a key or value reach the rows that see them and no other",
           "[attention]") {
-  for (const NamedContext& c : attention_contexts()) {
+  for (const NamedContext& c : attention_contexts(DType::bf16)) {
     for (const DType type : kTypes) {
       for (const std::int32_t D : {16, 20}) {
         LayerKind kind = kind_of(type, D);
@@ -160,7 +160,7 @@ TEST_CASE("tree_attention: NaN in q poisons its row and head", "[attention]") {
 // ----------------------------------------------------------------------------------------------------
 
 TEST_CASE("tree_attention: large logits stay within what the scores are worth", "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   for (const double amplitude : {30.0, 300.0, 3000.0}) {
     for (const DType type : kTypes) {
       for (const std::int32_t rows : {4, 40}) {
@@ -194,7 +194,7 @@ void nearly_tie(double logit, Problem* p) {
 }  // namespace
 
 TEST_CASE("tree_attention: nearly tied logits up to 1e4 are told apart as far as the scores are known", "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   for (const DType type : kTypes) {
     for (const std::int32_t D : {64, 20}) {
       for (const std::int32_t rows : {4, 40}) {

@@ -43,7 +43,7 @@ TEST_CASE("tree_attention: 1,000 random forests in f64 and 1,000 in f32 agree wi
 }
 
 TEST_CASE("tree_attention: long paths are cut into parts and merged", "[attention]") {
-  const std::vector<NamedContext> contexts = attention_contexts();
+  const std::vector<NamedContext> contexts = attention_contexts(DType::bf16);
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const Mode mode : {Mode::fast, Mode::batch_invariant}) {
       ForwardCase c;

@@ -18,27 +18,36 @@ namespace prefixshare::tests {
 
 namespace {
 
-/// Whether an implementation does arithmetic in `type` on this machine.
 template <class Entry>
-bool computes(const Entry& entry, DType type) {
+bool accepts(const Entry& entry, const LayerKind& kind) {
   AttentionProblem problem;
-  problem.kind.q_dtype = problem.kind.kv_dtype = type;
+  problem.kind = kind;
   return entry.accepts == nullptr || entry.accepts(problem).ok();
+}
+
+LayerKind stored_in(DType type) {
+  LayerKind kind;
+  kind.q_dtype = kind.kv_dtype = type;
+  return kind;
 }
 
 }  // namespace
 
-std::vector<NamedContext> attention_contexts() {
+bool NamedContext::takes(const LayerKind& kind) const noexcept {
+  return accepts(*detail::find(context.tree_attention, name.c_str()), kind);
+}
+
+std::vector<NamedContext> attention_contexts(DType storage) {
   Context base;
   require_ok(create_context(&base));
   require_ok(reference::add_to(&base));
   std::vector<NamedContext> contexts;
   for (std::int32_t i = 0; i < base.tree_attention.count; ++i) {
     const auto& entry = base.tree_attention.entries[i];
-    if (!computes(entry, DType::f32)) continue;  // not on this machine: machine_test.cpp says so
+    if (!accepts(entry, stored_in(storage))) continue;  // not on this machine: machine_test.cpp says so
     NamedContext c;
     c.name = entry.name;
-    c.widest = computes(entry, DType::f64) ? DType::f64 : DType::f32;
+    c.widest = accepts(entry, stored_in(DType::f64)) ? DType::f64 : DType::f32;
     c.context = base;
     require_ok(force_implementation(&c.context, entry.name));
     const char* forced = c.context.tree_attention_backward.forced;

@@ -49,11 +49,12 @@ struct NamedContext {
   DType widest = DType::f64;  ///< of the arithmetic that it does
   Context context;
 
-  bool takes(const LayerKind& kind) const noexcept { return kind.acc_dtype() == DType::f32 || widest == DType::f64; }
+  bool takes(const LayerKind& kind) const noexcept;
 };
 
-/// A context for each implementation of attention that this machine can run, the reference among them.
-std::vector<NamedContext> attention_contexts();
+/// A context for each implementation of attention that this machine can run for q, K and V in `storage`, the reference
+/// among them. What runs f32 or f64 runs every other storage, too.
+std::vector<NamedContext> attention_contexts(DType storage = DType::f32);
 
 /// cpu:portable, for tests that are of plans alone.
 inline NamedContext portable_context() {
