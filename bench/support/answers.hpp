@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "prefixshare/testing/oracle.hpp"
-#include "prefixshare/testing/problem.hpp"
+#include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare::bench {
 
-inline constexpr std::int32_t kSampledRows = 8;
-inline constexpr double kFullAnswerWork = 1e9;  ///< multiply-adds of a forward that is answered in full
+inline constexpr std::int64_t kSampledRows = 8;
+inline constexpr std::int64_t kSampledPairs = 1 << 21;  ///< (row, head, key) that the sampled rows see, about
+inline constexpr double kFullAnswerWork = 5e8;          ///< multiply-adds of a forward that is answered in full
 
 /// Rows of a forest as explicit rectangles, for the oracle; the other rows stay without keys.
 struct SampledRows {
@@ -68,13 +69,18 @@ inline double forward_work(const Forest& forest, const LayerKind& kind) {
   return pairs * kind.Hq * (kind.D + kind.Dv);
 }
 
-/// The answer to a problem's forward.
-inline testing::Answer answer(testing::Problem* problem) {
-  const Forest& forest = problem->forest;
-  const LayerKind& kind = problem->options.kind;
-  if (forward_work(forest, kind) <= kFullAnswerWork) return testing::answer_forward(forest, kind, problem->attend());
-  const SampledRows sample(forest, kSampledRows);
-  testing::Answer a = testing::answer_forward(sample.input(forest), kind, problem->attend());
+/// Rows to sample, where all are too many: fewer where they are long.
+inline std::int32_t sampled_rows(const Forest& forest, const LayerKind& kind) {
+  std::int64_t longest = 1;
+  for (const Sequence& s : forest.sequences) longest = std::max<std::int64_t>(longest, forest.path_end(s.node));
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(kSampledPairs / (longest * kind.Hq), 1, kSampledRows));
+}
+
+/// The answer to a forward.
+inline testing::Answer answer(const Forest& forest, const LayerKind& kind, const Attend& args) {
+  if (forward_work(forest, kind) <= kFullAnswerWork) return testing::answer_forward(forest, kind, args);
+  const SampledRows sample(forest, sampled_rows(forest, kind));
+  testing::Answer a = testing::answer_forward(sample.input(forest), kind, args);
   sample.keep_only_these(kind.Hq, &a.exact.o);
   sample.keep_only_these(kind.Hq, &a.exact.lse);
   return a;

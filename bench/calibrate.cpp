@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// prefixshare_calibrate: what this machine can do, and the planner's constants of every implementation. Some ten
+// seconds. Exit codes: 0 done; 1 a call failed; else the options are wrong.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "prefixshare/thread_pool.hpp"
+#include "support/ceilings.hpp"
+#include "support/cost_fit.hpp"
+#include "support/machine.hpp"
+#include "support/quiet.hpp"
+
+namespace prefixshare::bench {
+namespace {
+
+constexpr double kSecondsEach = 0.1;  // of a rate, or of a plan of the fit
+constexpr double kPatience = 5;       // seconds for waiting and repeating, where others use the machine
+
+struct Calibration {
+  std::string cpu = cpu_name();
+  std::int64_t l2_bytes = cache_bytes(2);
+  std::int64_t l3_bytes = cache_bytes(3);
+  std::vector<Ceilings> ceilings;  ///< by threads
+  std::vector<CostFit> costs;
+};
+
+Calibration calibrate(std::int32_t threads) {
+  quiet_patience = kPatience;
+  Calibration c;
+  {
+    const Scratch scratch;
+    ThreadPool pool(threads);
+    c.ceilings.push_back(measure_ceilings(Executor{}, scratch, kSecondsEach));
+    if (threads > 1) c.ceilings.push_back(measure_ceilings(pool.executor(), scratch, kSecondsEach));
+  }
+  Context context;
+  throw_if_error(create_context(&context));
+  c.costs = fit_costs(context, {DType::bf16, DType::f32}, kSecondsEach);
+  return c;
+}
+
+// ---- The table
+
+/// A line with one figure per team; a figure of 0 is absent.
+template <class Figure>
+void print_line(const Calibration& c, const std::string& name, const char* unit, double scale, const Figure& figure) {
+  std::printf("%-34s %-8s", name.c_str(), unit);
+  for (const Ceilings& team : c.ceilings) {
+    const double value = figure(team) * scale;
+    if (value > 0) {
+      std::printf(" %10.1f", value);
+    } else {
+      std::printf(" %10s", "absent");
+    }
+  }
+  std::printf("\n");
+}
+
+std::string size_name(std::int64_t bytes) {
+  return bytes >= 1 << 20 ? std::to_string(bytes >> 20) + " MiB" : std::to_string(bytes >> 10) + " KiB";
+}
+
+void print_memory(const Calibration& c) {
+  constexpr double kGiga = 1e-9;
+  print_line(c, "read, memory", "GB/s", kGiga, [](const Ceilings& t) { return t.memory_read(); });
+  print_line(c, "read, last-level cache", "GB/s", kGiga, [](const Ceilings& t) { return t.cache_read; });
+  print_line(c, "read, L2", "GB/s", kGiga, [](const Ceilings& t) { return t.l2_read; });
+  print_line(c, "memcpy, read + written", "GB/s", kGiga, [](const Ceilings& t) { return t.copy; });
+  print_line(c, "copy past caches, read + written", "GB/s", kGiga, [](const Ceilings& t) { return t.stream_copy; });
+}
+
+void print_arithmetic(const Calibration& c) {
+  for (std::size_t i = 0; i < c.ceilings[0].arithmetic.size(); ++i) {
+    const ArithmeticRate& r = c.ceilings[0].arithmetic[i];
+    print_line(c, std::string(to_string(r.storage)) + " products, " + r.name, "GFLOP/s", 1e-9,
+               [i](const Ceilings& t) { return t.arithmetic[i].flops; });
+  }
+  for (std::size_t i = 0; i < c.ceilings[0].arithmetic.size(); ++i) {
+    const ArithmeticRate& r = c.ceilings[0].arithmetic[i];
+    if (r.storage != DType::f32) continue;
+    print_line(c, "exp, " + r.name, "G/s", 1e-9, [i](const Ceilings& t) { return t.arithmetic[i].exponentials; });
+  }
+}
+
+/// Reads by working set. Teams have working sets of their own: a line each.
+void print_reads(const Calibration& c) {
+  for (const Ceilings& team : c.ceilings) {
+    std::printf("\nread by working set, %d threads, GB/s:\n ", team.threads);
+    for (const ReadRate& r : team.reads) std::printf(" %s: %.1f ", size_name(r.working_set).c_str(), 1e-9 * r.rate);
+    std::printf("\n");
+  }
+}
+
+void print_costs(const Calibration& c) {
+  std::printf("\n%-20s %-6s %10s %12s %10s %10s %10s  ns, one thread\n", "cost model", "type", "item", "kv_element",
+              "mac", "partial", "(output)");
+  for (const CostFit& f : c.costs) {
+    std::printf("%-20s %-6s %10.0f %12.4f %10.4f %10.3f %10.3f", f.implementation.c_str(), to_string(f.dtype),
+                f.cost.item, f.cost.kv_element, f.cost.mac, f.cost.partial, f.output);
+    if (f.busy > 0) std::printf("  busy: others used %.2f cores", f.busy);
+    std::printf("\n");
+  }
+}
+
+void print(const Calibration& c) {
+  std::printf("%s, L2 %s, L3 %s\n\n%-43s", c.cpu.c_str(), size_name(c.l2_bytes).c_str(), size_name(c.l3_bytes).c_str(),
+              "");
+  for (const Ceilings& team : c.ceilings) std::printf(" %3d thread%s", team.threads, team.threads > 1 ? "s" : " ");
+  std::printf("\n");
+  print_memory(c);
+  print_arithmetic(c);
+  print_line(c, "busy: cores that others used", "", 1, [](const Ceilings& t) { return t.busy; });
+  print_reads(c);
+  print_costs(c);
+}
+
+// ---- JSON
+
+nlohmann::ordered_json to_json(const Ceilings& c) {
+  nlohmann::ordered_json j = {{"threads", c.threads},
+                              {"memory_read_bytes_per_s", c.memory_read()},
+                              {"cache_read_bytes_per_s", c.cache_read},
+                              {"l2_read_bytes_per_s", c.l2_read},
+                              {"memcpy_bytes_per_s", c.copy},
+                              {"stream_copy_bytes_per_s", c.stream_copy},
+                              {"busy_cores", c.busy}};
+  for (const ReadRate& r : c.reads) {
+    j["reads"].push_back({{"working_set_bytes", r.working_set}, {"bytes_per_s", r.rate}});
+  }
+  for (const ArithmeticRate& r : c.arithmetic) {
+    j["arithmetic"].push_back({{"name", r.name},
+                               {"usable", r.usable},
+                               {"storage", to_string(r.storage)},
+                               {"flop_per_s", r.flops},
+                               {"exp_per_s", r.exponentials}});
+  }
+  return j;
+}
+
+nlohmann::ordered_json to_json(const CostFit& f) {
+  return {{"implementation", f.implementation},
+          {"storage", to_string(f.dtype)},
+          {"item_ns", f.cost.item},
+          {"kv_element_ns", f.cost.kv_element},
+          {"mac_ns", f.cost.mac},
+          {"partial_ns", f.cost.partial},
+          {"output_ns", f.output},
+          {"busy_cores", f.busy}};
+}
+
+void write_json(const Calibration& c, const std::string& path) {
+  nlohmann::ordered_json j = {{"cpu", c.cpu}, {"l2_bytes", c.l2_bytes}, {"l3_bytes", c.l3_bytes}};
+  for (const Ceilings& team : c.ceilings) j["ceilings"].push_back(to_json(team));
+  for (const CostFit& f : c.costs) j["cost_models"].push_back(to_json(f));
+  std::ofstream file(path);
+  file << j.dump(2) << '\n';
+  if (!file) throw std::runtime_error("cannot write " + path);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("What this machine can do, and the planner's constants of every implementation.");
+  std::int32_t threads = static_cast<std::int32_t>(std::thread::hardware_concurrency());
+  std::string json;
+  app.add_option("--threads", threads, "threads of the larger team")->check(CLI::Range(1, 1 << 12));
+  app.add_option("--json", json, "also write the figures to this file");
+  CLI11_PARSE(app, argc, argv);
+  const Calibration c = calibrate(threads);
+  print(c);
+  if (!json.empty()) write_json(c, json);
+  return 0;
+}
+
+}  // namespace
+}  // namespace prefixshare::bench
+
+int main(int argc, char** argv) {
+#ifndef NDEBUG
+  std::cerr << "This is not a release build: its figures would mean nothing.\n";
+  return 2;
+#endif
+  try {
+    return prefixshare::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of bf16 summed in f32: the dot product of AVX-512 BF16, and the tiles of AMX.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "cpu/features.hpp"
+#include "support/bursts.hpp"
+
+namespace prefixshare::bench {
+namespace {
+
+constexpr int kDotChains = 12;
+constexpr std::int64_t kTileProducts = 4;                 // 2 x 2 tiles of sums
+constexpr std::int64_t kTileMultiplyAdds = 16 * 16 * 32;  // of one product of tiles
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) void multiply_dot(std::int64_t count) {
+  const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+  __m512 sums[kDotChains];
+  for (__m512& s : sums) s = _mm512_setzero_ps();
+  for (std::int64_t n = 0; n < count; ++n) {
+    for (__m512& s : sums) s = _mm512_dpbf16_ps(s, ones, ones);
+  }
+  float results[16 * kDotChains];
+  for (int i = 0; i < kDotChains; ++i) _mm512_storeu_ps(results + 16 * i, sums[i]);
+  keep(results);
+}
+
+/// What ldtilecfg reads: every tile 16 rows of 64 bytes.
+struct TileShapes {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileShapes) == 64);
+
+__attribute__((target("amx-tile,amx-bf16"))) void multiply_amx(std::int64_t count) {
+  const TileShapes shapes;
+  _tile_loadconfig(&shapes);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (std::int64_t n = 0; n < count; ++n) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_release();
+}
+
+}  // namespace
+
+Bursts bf16_dot_bursts() {
+  Bursts b;
+  b.name = "AVX-512 BF16";
+  b.usable = cpu::features().avx512 && __builtin_cpu_supports("avx512bf16");
+  b.storage = DType::bf16;
+  b.multiply = &multiply_dot;
+  b.multiply_adds = 32 * kDotChains;
+  return b;
+}
+
+Bursts bf16_amx_bursts() {
+  Bursts b;
+  b.name = "AMX BF16";
+  b.usable = cpu::features().amx_bf16 && cpu::request_tiles();
+  b.storage = DType::bf16;
+  b.multiply = &multiply_amx;
+  b.multiply_adds = kTileProducts * kTileMultiplyAdds;
+  return b;
+}
+
+}  // namespace prefixshare::bench
+
+#endif
