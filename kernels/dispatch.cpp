@@ -31,7 +31,7 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
 
 /// Nanoseconds as CostModel says, measured; docs/performance.md.
 constexpr CostModel avx512_cost() noexcept { return {400, 0.08, 0.024, 0.6}; }
-/// From figures of another machine's AMX: measure it where there is one.
+/// Estimated from published rates of AMX, not measured.
 constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6}; }
 constexpr CostModel avx2_cost() noexcept { return {400, 0.08, 0.027, 0.6}; }
 
