@@ -121,7 +121,8 @@ TEST_CASE("tree_attention: NaN and infinity in a key or value reach the rows tha
             Random random(1);
             run_poisons(c, testing::chain(std::vector<std::int32_t>{70}, rows), kind);
             run_poisons(c, draft_tree(9, rows, &random), kind);
-            run_poisons(c, testing::prefix_group(9, std::vector<std::int32_t>{4, 1, rows}, true), kind);
+            if (window > 0) continue;
+            run_poisons(c, testing::prefix_group(9, std::vector<std::int32_t>{4, 1, rows / 2}, true), kind);
           }
         }
       }
