@@ -30,10 +30,10 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
 #if defined(PREFIXSHARE_HAS_X86)
 
 /// Nanoseconds as CostModel says, measured; docs/performance.md.
-constexpr CostModel avx512_cost() noexcept { return {400, 0.08, 0.024, 0.6}; }
+constexpr CostModel avx512_cost() noexcept { return {1500, 0.10, 0.020, 1.1}; }
 /// Estimated from published rates of AMX, not measured.
 constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6}; }
-constexpr CostModel avx2_cost() noexcept { return {400, 0.08, 0.027, 0.6}; }
+constexpr CostModel avx2_cost() noexcept { return {1800, 0.10, 0.021, 1.1}; }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
@@ -73,7 +73,7 @@ Status accepts_avx2(const AttentionProblem& problem) noexcept {
   return accepts_f32(problem, features().avx2, "AVX2, FMA, F16C (in this machine)");
 }
 
-/// The vector implementations of attention, and the format that they share.
+/// The vector implementations of attention, and their formats.
 Status add_x86(Context* c) noexcept {
   has_tiles();
   if (Status s =
@@ -84,6 +84,10 @@ Status add_x86(Context* c) noexcept {
     return s;
   }
   if (Status s = add<&cpu::tree_attention_avx2>(&c->tree_attention, "cpu:avx2", avx2_cost(), accepts_avx2)) return s;
+  if (Status s =
+          add<&cpu::pack_segment_amx_bf16>(&c->pack_segment, "cpu:amx-bf16", amx_bf16_cost(), accepts_amx_bf16)) {
+    return s;
+  }
   if (Status s = add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx512", avx512_cost(), accepts_avx512)) return s;
   return add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx2", avx2_cost(), accepts_avx2);
 }

@@ -12,7 +12,7 @@ inline namespace v0_1 {
 
 inline constexpr std::int64_t kPackedAlignment = 64;
 
-/// Writes the keys and values of tokens [0, tokens) of a segment, KV scales applied, to `out`, in the format of the
+/// Writes the keys and values of tokens [0, tokens) of a segment, with their KV scales, to `out`, in the format of the
 /// implementation that runs the plan's forward. Afterwards a call may name {segment, tokens, out} in KvPool::packed:
 /// the tokens are then read from there, and the result is the same to rounding (bits may differ, since the cuts between
 /// blocks may). The packed copy is good for every plan with the same implementation, kv_dtype, Hkv, D and Dv for as

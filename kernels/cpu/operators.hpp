@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "prefixshare/pack_segment.hpp"
 #include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
@@ -13,6 +14,8 @@ namespace cpu {
 Status tree_attention_avx2(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
+
+Status pack_segment_amx_bf16(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept;
 
 }  // namespace cpu
 }  // namespace v0_1

@@ -5,12 +5,14 @@
 // up to whole tiles.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
 #include "cpu/key_block.hpp"
+#include "cpu/packed_tiles.hpp"
 #include "cpu/region.hpp"
 #include "cpu/vector.hpp"
 #include "cpu/vector_bf16.hpp"
@@ -47,14 +49,18 @@ class TileProducts {
   }
 
   void load_keys(const Block& block) noexcept {
-    find(block);
     v_steps_ = (block.columns + detail::kTileTerms - 1) / detail::kTileTerms;
+    if (find_packed(block)) return;
+    find(block);
     for (std::int32_t c = 0; c < block.columns; c += kKeys) {
       keys_[c / 16] = keys_of(block, c);
       keys_[c / 16 + 1] = keys_of(block, c + 16);
     }
-    for (std::int64_t t = 0; t < v_tiles_; ++t) {
-      for (std::int32_t i = 0; i < v_steps_; ++i) pack_values(block, t * 16, i * detail::kTileTerms, v_tile(t, i));
+    v_ = memory_.v;
+    for (std::int32_t i = 0; i < v_steps_; ++i) {
+      for (std::int64_t t = 0; t < v_tiles_; ++t) {
+        pack_values(block, t * 16, i * detail::kTileTerms, memory_.v + (i * v_tiles_ + t) * detail::kTile);
+      }
     }
     odd_ = (!block.full || scaled_) && clear_odd(block);
     const std::int64_t groups = (query_panels_ + kPanels - 1) / kPanels;
@@ -111,8 +117,8 @@ class TileProducts {
   BFloat16* q_tiles(std::int64_t panel, int part) const noexcept {
     return memory_.q + (panel * 2 + part) * k_steps_ * detail::kTile;
   }
-  BFloat16* v_tile(std::int64_t tile, std::int32_t step) const noexcept {
-    return memory_.v + (tile * kValueSteps + step) * detail::kTile;
+  const BFloat16* v_tile(std::int64_t tile, std::int32_t step) const noexcept {
+    return v_ + (step * v_tiles_ + tile) * detail::kTile;
   }
   BFloat16* p_tiles(int i, int part) const noexcept { return memory_.p + (i * 2 + part) * kValueSteps * detail::kTile; }
   static constexpr std::int64_t kValueSteps = detail::kBlockKeys / detail::kTileTerms;
@@ -164,6 +170,34 @@ class TileProducts {
 
   // ---- Keys and values
 
+  /// A block that starts with a step of a packed segment, and has nothing odd, is multiplied where it lies.
+  bool find_packed(const Block& block) noexcept {
+    const detail::Piece& piece = block.pieces[0];
+    const std::int64_t token = std::int64_t{piece.run->token} + piece.key;
+    const PackedSegment* packed = block.count == 1 && token % detail::kTileTerms == 0
+                                      ? view_.packed(*piece.run, piece.key, block.columns)
+                                      : nullptr;
+    if (packed == nullptr) return false;
+    detail::PackedHeader header;
+    std::memcpy(&header, packed->data, sizeof header);
+    const PackedTiles tiles(kind_, const_cast<void*>(packed->data), header.tokens);
+    const std::int64_t row = block.head * tiles.padded + token, step = row / detail::kTileTerms;
+    std::uint32_t flags = 0;
+    for (std::int32_t i = 0; i < v_steps_; ++i) flags |= tiles.flags[step + i];
+    if ((flags & PackedTiles::kOdd) != 0) return false;
+    for (std::int32_t t = 0; t < 2 * v_steps_; ++t) {
+      keys_[t] = {reinterpret_cast<const char*>(tiles.k + (row + t * 16) * tiles.k_width), tiles.k_width * 2};
+    }
+    v_ = tiles.v + step * v_tiles_ * detail::kTile;
+    odd_ = false;
+    scaled_ = (flags & PackedTiles::kScaled) != 0;
+    if (scaled_) {
+      std::copy_n(tiles.k_scales + row, block.columns, k_scales_);
+      std::copy_n(tiles.v_scales + row, block.columns, weights_);
+    }
+    ahead_ = Ahead();  // what comes next lies next
+    return true;
+  }
   void find(const Block& block) noexcept {
     scaled_ = false;
     for (const detail::Piece* piece = block.pieces; piece != block.pieces + block.count; ++piece) {
@@ -222,7 +256,9 @@ class TileProducts {
 
   bool clear_odd(const Block& block) noexcept {
     bool found = false;
-    for (std::int64_t t = 0; t < v_tiles_; ++t) found = clear_odd_values(v_tile(t, 0)) || found;
+    for (std::int64_t t = 0; t < v_steps_ * v_tiles_; ++t) {
+      found = clear_odd_values(memory_.v + t * detail::kTile) || found;
+    }
     for (std::int32_t c = 0; c < block.columns && scaled_; ++c) {
       if (std::isfinite(v_scales_[c])) continue;
       weights_[c] = 0;
@@ -230,15 +266,15 @@ class TileProducts {
     }
     return found;
   }
-  bool clear_odd_values(BFloat16* tiles) const noexcept {
+  static bool clear_odd_values(BFloat16* tile) noexcept {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
     bool found = false;
-    for (std::int64_t i = 0; i < v_steps_ * detail::kTile; i += 32) {
-      const __m512i x = _mm512_load_si512(tiles + i);
+    for (std::int64_t i = 0; i < detail::kTile; i += 32) {
+      const __m512i x = _mm512_load_si512(tile + i);
       const __mmask32 finite = _mm512_cmpneq_epi16_mask(_mm512_and_si512(x, exponent), exponent);
       if (finite == ~__mmask32{0}) continue;
       found = true;
-      _mm512_store_si512(tiles + i, _mm512_maskz_mov_epi16(finite, x));
+      _mm512_store_si512(tile + i, _mm512_maskz_mov_epi16(finite, x));
     }
     return found;
   }
@@ -344,8 +380,9 @@ class TileProducts {
   std::int64_t v_tiles_;      // tiles along Dv
   std::int32_t v_steps_ = 0;  // tiles along the block's keys
   std::int64_t query_panels_ = 0;
-  bool scaled_ = false;  // the three below hold the block's scales
-  bool odd_ = false;     // the block has values that are not finite, kept out of the tiles
+  const BFloat16* v_ = nullptr;  // tiles of the block's values
+  bool scaled_ = false;          // the three below hold the block's scales
+  bool odd_ = false;             // the block has values that are not finite, kept out of the tiles
   float k_scales_[detail::kBlockKeys];
   float v_scales_[detail::kBlockKeys];
   float weights_[detail::kBlockKeys];  // v_scales_, as far as they go into the tiles

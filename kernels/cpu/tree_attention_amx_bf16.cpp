@@ -19,6 +19,10 @@ Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::i
   return Status{};
 }
 
+Status pack_segment_amx_bf16(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept {
+  return pack_tiles_part(call, part, parts);
+}
+
 }  // namespace cpu
 }  // namespace v0_1
 }  // namespace prefixshare

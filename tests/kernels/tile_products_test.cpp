@@ -45,6 +45,10 @@ std::vector<NamedContext> tile_contexts() {
   entry.name = "cpu:amx-bf16-emulated";
   entry.part = &cpu::controlled<&emulated_part, AttendCall>;
   require_ok(base.tree_attention.add(entry));
+  Implementation<AttentionProblem, PackSegmentCall> pack;
+  pack.name = entry.name;
+  pack.part = &cpu::pack_tiles_part;
+  require_ok(base.pack_segment.add(pack));
   contexts.push_back(forced_context(base, entry.name));
   return contexts;
 }
@@ -289,6 +293,95 @@ TEST_CASE("tiles: a value's scale that is not finite reaches the rows that see i
     const Answer answer = answer_forward(p.forest, options.kind, p.attend());
     run_forward(c.context, proved_plan(c, p.forest, options.kind, {}), &p);
     check_comparison(check_forward(answer, p.attend()));
+  }
+}
+
+namespace {
+
+/// Memory for a packed copy, aligned, full of NaN.
+class PackedMemory {
+ public:
+  PackedMemory(const LayerKind& kind, std::int32_t tokens)
+      : bytes_(packed_segment_bytes(kind, tokens)),
+        memory_(static_cast<std::size_t>(bytes_ + kPackedAlignment), 0xff) {}
+  void* data() {
+    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(memory_.data());
+    return memory_.data() + (kPackedAlignment - at % kPackedAlignment) % kPackedAlignment;
+  }
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  std::int64_t bytes_;
+  std::vector<unsigned char> memory_;
+};
+
+PackSegment packing(const Problem& p, std::int32_t tokens, PackedMemory* memory) {
+  PackSegment args;
+  args.tokens = tokens;
+  args.pool = p.kv[0];
+  args.out = memory->data();
+  args.bytes = memory->bytes();
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("tiles: a packed prefix is read from the copy, and agrees with the oracle", "[pack][tiles]") {
+  for (const NamedContext& c : tile_contexts()) {
+    INFO(c.name);
+    for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+      Random random(seed);
+      const std::int32_t tokens = random.chance(0.5) ? 301 : random.between(0, 301);
+      ProblemOptions options = random_options(random_kind(&random), &random);
+      options.pools = 1;
+      options.alias_segments = false;
+      INFO("seed " << seed << ", tokens " << tokens);
+      Problem p;
+      require_ok(make_problem(testing::prefix_group(301, std::vector<std::int32_t>(30, 3), false), options, &p));
+      PlanOptions plan_options;
+      plan_options.cost = eager_cost();
+      if (random.chance(0.3)) plan_options.mode = Mode::batch_invariant;
+      const Plan plan = proved_plan(c, p.forest, options.kind, plan_options);
+      if (random.chance(0.3) && !options.v_in_k) {
+        const detail::TokenPlace at = detail::place_of(plan.view(), p.forest.segments[0], random.between(0, 300));
+        p.pools[0].v.set((at.page * p.forest.pools[0].page_size + at.slot) * options.kind.Hkv * options.kind.Dv,
+                         std::nan(""));
+      }
+      const Answer answer = answer_forward(p.forest, options.kind, p.attend());
+      PackedMemory memory(options.kind, tokens), again(options.kind, tokens);
+      require_ok(pack_segment(c.context, plan, packing(p, tokens, &memory)));
+      const auto* entry = detail::find(c.context.pack_segment, c.name.c_str());
+      for (const std::int32_t part : {2, 0, 1}) {
+        require_ok(entry->part({plan.view(), packing(p, tokens, &again)}, part, 3));
+      }
+      CHECK(std::memcmp(memory.data(), again.data(), static_cast<std::size_t>(memory.bytes())) == 0);
+      const PackedSegment packed{0, tokens, memory.data()};
+      p.kv[0].packed = {&packed, 1};
+      run_forward(c.context, plan, &p, 2);
+      check_comparison(check_forward(answer, p.attend()));
+    }
+  }
+}
+
+TEST_CASE("tiles: a pool that has forgotten what is packed changes nothing", "[pack][tiles]") {
+  for (const NamedContext& c : tile_contexts()) {
+    ProblemOptions options;
+    options.kind = bf16_kind(40, 2, 32, 48);
+    options.v_scale = ScaleGranularity::token;
+    Problem p;
+    require_ok(make_problem(testing::prefix_group(256, std::vector<std::int32_t>(30, 3), false), options, &p));
+    const Plan plan = proved_plan(c, p.forest, options.kind, {});
+    PackedMemory memory(options.kind, 256);
+    require_ok(pack_segment(c.context, plan, packing(p, 256, &memory)));
+    const PackedSegment packed{0, 256, memory.data()};
+    p.kv[0].packed = {&packed, 1};
+    run_forward(c.context, plan, &p);
+    const Outputs before = outputs_of(p);
+    const std::int64_t first = p.forest.segments[0].offset * 2;
+    for (std::int64_t i = first * 32; i < (first + 256 * 2) * 32; ++i) p.pools[0].k.set(i, 1e3);
+    for (std::int64_t i = first * 48; i < (first + 256 * 2) * 48; ++i) p.pools[0].v.set(i, 1e3);
+    run_forward(c.context, plan, &p);
+    CHECK(outputs_of(p) == before);
   }
 }
 

@@ -124,7 +124,7 @@ struct FmaMemory {
 struct TileMemory {
   BFloat16* q;  // tiles [Mp / kPanelRows][2][D / kTileTerms]
   BFloat16* k;  // [kBlockKeys, D up to whole tiles]
-  BFloat16* v;  // tiles [Dv / kPanelRows][kBlockKeys / kTileTerms]
+  BFloat16* v;  // tiles [kBlockKeys / kTileTerms][Dv / kPanelRows]
   BFloat16* p;  // tiles [2][2][kBlockKeys / kTileTerms]
   float* rest;  // [2][kTileTerms][kPanelRows] scores
   float* turn;  // [kPanelRows][kPanelRows] a tile before it is transposed

@@ -28,6 +28,17 @@ inline PackedHeader packed_header(const PlanHeader& plan, std::int32_t tokens) n
   return h;
 }
 
+/// Tokens of a packed segment, up to whole blocks.
+constexpr std::int64_t packed_tokens(std::int64_t tokens) noexcept {
+  return (tokens + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
+}
+/// Bytes of a token and KV head: rows of f32, or tiles of bf16 with two scales and flags.
+constexpr std::int64_t packed_token_bytes(const LayerKind& kind) noexcept {
+  const std::int64_t rows = (std::int64_t{kind.D} + kind.Dv) * 4;
+  const std::int64_t tiles = (whole_tiles(kind.D) + whole_tiles(kind.Dv)) * 2 + 2 * 4 + 1;
+  return kind.kv_dtype == DType::bf16 ? std::max(rows, tiles) : rows;
+}
+
 inline Status validate(const PlanView& plan, const PackSegment& args) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (args.segment < 0) return failure({kPackOp, "segment"}, "", args.segment, ">=", 0);
@@ -85,9 +96,9 @@ inline Status pack_rows_part(const PackSegmentCall& call, std::int32_t part, std
 
 inline std::int64_t packed_segment_bytes(const LayerKind& kind, std::int64_t tokens) noexcept {
   if (tokens < 0 || tokens > INT64_MAX / 2) return -1;
-  const std::int64_t padded = (tokens + detail::kBlockKeys - 1) / detail::kBlockKeys * detail::kBlockKeys;
-  const std::int64_t row = std::int64_t{kind.Hkv} * (std::int64_t{kind.D} + kind.Dv) * 4;
-  return detail::checked_sum(detail::checked_product(padded, row), sizeof(detail::PackedHeader));
+  const std::int64_t token = kind.Hkv * detail::packed_token_bytes(kind);
+  return detail::checked_sum(detail::checked_product(detail::packed_tokens(tokens), token),
+                             sizeof(detail::PackedHeader));
 }
 
 }  // namespace v0_1
