@@ -46,18 +46,28 @@ bool has_tiles() noexcept {
   return permitted;
 }
 
+/// What an implementation needs of the machine.
+struct Need {
+  bool met;
+  const char* name;
+};
+Need needs_avx512() noexcept { return {features().avx512, "AVX-512 F, BW, DQ, VL (in this machine)"}; }
+Need needs_avx2() noexcept { return {features().avx2, "AVX2, FMA, F16C (in this machine)"}; }
+
 /// f64 has its own arithmetic, which these do not do.
-Status accepts_f32(const AttentionProblem& problem, bool has_feature, const char* feature) noexcept {
-  const detail::Where at{"tree_attention", "implementation"};
-  if (!has_feature) return detail::failure(at, feature, 0, "==", 1, StatusUnit::number, StatusCode::unsupported);
-  if (problem.kind.acc_dtype() == DType::f32) return Status{};
-  return detail::failure(at, "arithmetic dtype", static_cast<std::int64_t>(problem.kind.acc_dtype()),
+Status accepts_f32(const char* op, DType arithmetic, Need need) noexcept {
+  const detail::Where at{op, "implementation"};
+  if (!need.met) return detail::failure(at, need.name, 0, "==", 1, StatusUnit::number, StatusCode::unsupported);
+  if (arithmetic == DType::f32) return Status{};
+  return detail::failure(at, "arithmetic dtype", static_cast<std::int64_t>(arithmetic),
                          "==", static_cast<std::int64_t>(DType::f32), StatusUnit::dtype, StatusCode::unsupported);
+}
+Status accepts_f32(const AttentionProblem& problem, Need need) noexcept {
+  return accepts_f32("tree_attention", problem.kind.acc_dtype(), need);
 }
 Status accepts_amx_bf16(const AttentionProblem& problem) noexcept {
   const detail::Where at{"tree_attention", "implementation"};
-  const char* const features_of = "AMX-BF16, AVX512-BF16 (in this machine)";
-  if (Status s = accepts_f32(problem, features().amx_bf16, features_of)) return s;
+  if (Status s = accepts_f32(problem, {features().amx_bf16, "AMX-BF16, AVX512-BF16 (in this machine)"})) return s;
   if (!has_tiles()) {
     return detail::failure(at, "permission to use AMX tiles (from the operating system)", 0, "==", 1,
                            StatusUnit::number, StatusCode::unsupported);
@@ -66,12 +76,8 @@ Status accepts_amx_bf16(const AttentionProblem& problem) noexcept {
   return detail::failure(at, "kv_dtype", static_cast<std::int64_t>(problem.kind.kv_dtype),
                          "==", static_cast<std::int64_t>(DType::bf16), StatusUnit::dtype, StatusCode::unsupported);
 }
-Status accepts_avx512(const AttentionProblem& problem) noexcept {
-  return accepts_f32(problem, features().avx512, "AVX-512 F, BW, DQ, VL (in this machine)");
-}
-Status accepts_avx2(const AttentionProblem& problem) noexcept {
-  return accepts_f32(problem, features().avx2, "AVX2, FMA, F16C (in this machine)");
-}
+Status accepts_avx512(const AttentionProblem& problem) noexcept { return accepts_f32(problem, needs_avx512()); }
+Status accepts_avx2(const AttentionProblem& problem) noexcept { return accepts_f32(problem, needs_avx2()); }
 
 /// The vector implementations of attention, and their formats.
 Status add_x86(Context* c) noexcept {
@@ -91,6 +97,55 @@ Status add_x86(Context* c) noexcept {
   }
   if (Status s = add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx512", avx512_cost(), accepts_avx512)) return s;
   return add<&detail::pack_rows_part>(&c->pack_segment, "cpu:avx2", avx2_cost(), accepts_avx2);
+}
+
+DType arithmetic_of(bool f64) noexcept { return f64 ? DType::f64 : DType::f32; }
+Status accepts_parts(const char* op, std::int64_t parts) noexcept {
+  if (parts <= cpu::kMaxMergeParts) return Status{};
+  return detail::failure({op, "parts"}, "size", parts, "<=", cpu::kMaxMergeParts, StatusUnit::number,
+                         StatusCode::unsupported);
+}
+Status accepts_rows(const MergeStates& args, Need need) noexcept {
+  constexpr const char* kOp = "merge_states";
+  if (Status s = accepts_f32(kOp, arithmetic_of(detail::merges_in_f64(args)), need)) return s;
+  return accepts_parts(kOp, args.parts.size());
+}
+Status accepts_rows(const MergeStatesGrad& args, Need need) noexcept {
+  constexpr const char* kOp = "merge_states_backward";
+  if (Status s = accepts_f32(kOp, arithmetic_of(detail::merges_in_f64(args)), need)) return s;
+  return accepts_parts(kOp, args.parts.size());
+}
+Status accepts_rows(const RopeApply& args, Need need) noexcept {
+  return accepts_f32("rope_apply", arithmetic_of(args.x.dtype == DType::f64), need);
+}
+Status accepts_rows(const RopeShift& args, Need need) noexcept {
+  return accepts_f32("rope_shift", arithmetic_of(args.x.dtype == DType::f64), need);
+}
+Status accepts_rows(const KvAppend& args, Need need) noexcept {
+  return accepts_f32("kv_append", arithmetic_of(detail::appends_in_f64(args)), need);
+}
+
+template <Need (*need)() noexcept, class Args>
+Status accepts_rows(const Args& args) noexcept {
+  return accepts_rows(args, need());
+}
+
+/// The operators on rows, for one instruction set.
+template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Append>
+Status add_rows(Context* c, const char* name, const CostModel& cost) noexcept {
+  if (Status s = add<Merge>(&c->merge_states, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<MergeBackward>(&c->merge_states_backward, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<Apply>(&c->rope_apply, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<Shift>(&c->rope_shift, name, cost, accepts_rows<need>)) return s;
+  return add<Append>(&c->kv_append, name, cost, accepts_rows<need>);
+}
+Status add_x86_rows(Context* c) noexcept {
+  const Status s =
+      add_rows<needs_avx512, &cpu::merge_states_avx512, &cpu::merge_states_backward_avx512, &cpu::rope_apply_avx512,
+               &cpu::rope_shift_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512", avx512_cost());
+  if (!s.ok()) return s;
+  return add_rows<needs_avx2, &cpu::merge_states_avx2, &cpu::merge_states_backward_avx2, &cpu::rope_apply_avx2,
+                  &cpu::rope_shift_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
 }
 
 #endif
@@ -143,6 +198,7 @@ Status create_context(Context* context) noexcept {
   *context = Context{};
 #if defined(PREFIXSHARE_HAS_X86)
   if (Status s = add_x86(context)) return s;
+  if (Status s = add_x86_rows(context)) return s;
 #endif
   return add_portable(context);
 }

@@ -4,7 +4,10 @@
 
 #include <cstdint>
 
+#include "prefixshare/kv_append.hpp"
+#include "prefixshare/merge_states.hpp"
 #include "prefixshare/pack_segment.hpp"
+#include "prefixshare/rope.hpp"
 #include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
@@ -16,6 +19,22 @@ Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int
 Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 
 Status pack_segment_amx_bf16(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept;
+
+/// Most parts of a merge: their weights lie on the stack.
+inline constexpr std::int64_t kMaxMergeParts = 128;
+
+Status merge_states_avx2(const MergeStates& args, std::int32_t part, std::int32_t parts) noexcept;
+Status merge_states_avx512(const MergeStates& args, std::int32_t part, std::int32_t parts) noexcept;
+Status merge_states_backward_avx2(const MergeStatesGrad& args, std::int32_t part, std::int32_t parts) noexcept;
+Status merge_states_backward_avx512(const MergeStatesGrad& args, std::int32_t part, std::int32_t parts) noexcept;
+
+Status rope_apply_avx2(const RopeApply& args, std::int32_t part, std::int32_t parts) noexcept;
+Status rope_apply_avx512(const RopeApply& args, std::int32_t part, std::int32_t parts) noexcept;
+Status rope_shift_avx2(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept;
+Status rope_shift_avx512(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept;
+
+Status kv_append_avx2(const KvAppend& args, std::int32_t part, std::int32_t parts) noexcept;
+Status kv_append_avx512(const KvAppend& args, std::int32_t part, std::int32_t parts) noexcept;
 
 }  // namespace cpu
 }  // namespace v0_1

@@ -31,11 +31,40 @@ struct Vec {
     _mm256_storeu_ps(to, a);
     _mm256_storeu_ps(to + 8, b);
   }
+  void store(BFloat16* to) const noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_bfloat16()); }
+  void store(Float16* to) const noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_float16()); }
+  /// Past the caches, to a multiple of 32 bytes. Ordered by _mm_sfence.
+  void stream(float* to) const noexcept {
+    _mm256_stream_ps(to, a);
+    _mm256_stream_ps(to + 8, b);
+  }
+  void stream(BFloat16* to) const noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), to_bfloat16()); }
+  void stream(Float16* to) const noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), to_float16()); }
 
  private:
   static __m128i half(const void* from) noexcept { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
   static __m256 widen(const void* from) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half(from)), 16));
+  }
+  // Rounded to nearest even, NaN quiet: bit for bit as prefixshare::to_bfloat16 and to_float16.
+  static __m256i rounded(__m256i bits) noexcept {
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  }
+  static __m256i rounded_or_nan(__m256 x) noexcept {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i quiet = _mm256_srli_epi32(_mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), 16);
+    return _mm256_blendv_epi8(rounded(bits), quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  }
+  __m256i to_bfloat16() const noexcept {
+    const bool nan = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0;
+    const __m256i low = nan ? rounded_or_nan(a) : rounded(_mm256_castps_si256(a));
+    const __m256i high = nan ? rounded_or_nan(b) : rounded(_mm256_castps_si256(b));
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+  }
+  __m256i to_float16() const noexcept {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return _mm256_set_m128i(_mm256_cvtps_ph(b, kNearest), _mm256_cvtps_ph(a, kNearest));
   }
 };
 
@@ -46,6 +75,10 @@ inline Vec operator/(Vec x, Vec y) noexcept { return {_mm256_div_ps(x.a, y.a), _
 /// a * b + c, rounded once.
 inline Vec fma(Vec x, Vec y, Vec z) noexcept {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+/// a * b - c, rounded once.
+inline Vec fms(Vec x, Vec y, Vec z) noexcept {
+  return {_mm256_fmsub_ps(x.a, y.a, z.a), _mm256_fmsub_ps(x.b, y.b, z.b)};
 }
 /// The larger; where `x` is NaN, `best`.
 inline Vec larger(Vec best, Vec x) noexcept { return {_mm256_max_ps(x.a, best.a), _mm256_max_ps(x.b, best.b)}; }
@@ -99,6 +132,16 @@ inline __m256 scale_half(__m256 x, __m256 n) noexcept {
 }
 /// x * 2^n for a whole n of at most 252 in magnitude and x near 1: in two factors, of which only the last rounds.
 inline Vec scale_by_power(Vec x, Vec n) noexcept { return {scale_half(x.a, n.a), scale_half(x.b, n.b)}; }
+inline __m256 split_power(__m256 x, __m256* power) noexcept {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i whole = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
+  *power = _mm256_cvtepi32_ps(whole);
+  return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(whole, 23)));
+}
+/// x = m * 2^power with a whole power and m in [sqrt(1/2), sqrt(2)), for a normal x > 0.
+inline Vec split_power(Vec x, Vec* power) noexcept {
+  return {split_power(x.a, &power->a), split_power(x.b, &power->b)};
+}
 
 /// Sums of the lanes of four vectors, in one order.
 inline void sum4(const Vec* x, float* sums) noexcept {
@@ -115,6 +158,8 @@ inline float largest(Vec x) noexcept {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+/// Lanes 2i and 2i + 1 change places.
+inline Vec swap_neighbours(Vec x) noexcept { return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)}; }
 
 inline void transpose8(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) noexcept {
   __m256 a[8], b[8];

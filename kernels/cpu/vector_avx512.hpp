@@ -31,6 +31,26 @@ struct Vec {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
   }
   void store(float* to) const noexcept { _mm512_storeu_ps(to, v); }
+  void store(BFloat16* to) const noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_bfloat16()); }
+  void store(Float16* to) const noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_float16()); }
+  /// Past the caches, to a multiple of the bytes that are stored. Ordered by _mm_sfence.
+  void stream(float* to) const noexcept { _mm512_stream_ps(to, v); }
+  void stream(BFloat16* to) const noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), to_bfloat16()); }
+  void stream(Float16* to) const noexcept { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), to_float16()); }
+
+ private:
+  // Rounded to nearest even, NaN quiet: bit for bit as prefixshare::to_bfloat16 and to_float16.
+  __m256i to_bfloat16() const noexcept {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i half = _mm512_mask_blend_epi32(odd, _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
+    const __m512i rounded = _mm512_mask_or_epi32(_mm512_add_epi32(bits, half), nan, bits, _mm512_set1_epi32(0x400000));
+    alignas(32) static constexpr std::uint16_t kUpper[16] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    const __m512i places = _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(kUpper)));
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(places, rounded));
+  }
+  __m256i to_float16() const noexcept { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 };
 
 inline Vec operator+(Vec a, Vec b) noexcept { return {_mm512_add_ps(a.v, b.v)}; }
@@ -39,6 +59,8 @@ inline Vec operator*(Vec a, Vec b) noexcept { return {_mm512_mul_ps(a.v, b.v)}; 
 inline Vec operator/(Vec a, Vec b) noexcept { return {_mm512_div_ps(a.v, b.v)}; }
 /// a * b + c, rounded once.
 inline Vec fma(Vec a, Vec b, Vec c) noexcept { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+/// a * b - c, rounded once.
+inline Vec fms(Vec a, Vec b, Vec c) noexcept { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 /// The larger; where `x` is NaN, `best`.
 inline Vec larger(Vec best, Vec x) noexcept { return {_mm512_max_ps(x.v, best.v)}; }
 /// Between low and high; a NaN stays.
@@ -65,6 +87,13 @@ inline Vec round_to_whole(Vec x) noexcept {
 }
 /// x * 2^n for a whole n, rounded once.
 inline Vec scale_by_power(Vec x, Vec n) noexcept { return {_mm512_scalef_ps(x.v, n.v)}; }
+/// x = m * 2^power with a whole power and m in [sqrt(1/2), sqrt(2)), for a normal x > 0.
+inline Vec split_power(Vec x, Vec* power) noexcept {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i whole = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f3504f3)), 23);
+  *power = {_mm512_cvtepi32_ps(whole)};
+  return {_mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(whole, 23)))};
+}
 
 /// Sums of the lanes of four vectors, in one order.
 inline void sum4(const Vec* x, float* sums) noexcept {
@@ -75,6 +104,8 @@ inline void sum4(const Vec* x, float* sums) noexcept {
   _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 inline float largest(Vec x) noexcept { return _mm512_reduce_max_ps(x.v); }
+/// Lanes 2i and 2i + 1 change places.
+inline Vec swap_neighbours(Vec x) noexcept { return {_mm512_permute_ps(x.v, 0xb1)}; }
 
 /// Rows become columns: to[c][r] = from[r][c] of a 16 x 16 block.
 inline void transpose16(const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride) noexcept {

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <vector>
 
-#include "prefixshare/portable/rope.hpp"
 #include "support/catch.hpp"
 #include "support/ops.hpp"
 
 using namespace prefixshare;
 using tests::Fault;
+using tests::Rows;
 
 namespace {
 
@@ -59,10 +59,10 @@ struct Append {
   }
 };
 
-void run(const KvAppend& args) {
-  const Status s = portable::kv_append(args);
-  CAPTURE(to_string(s));
-  REQUIRE(s.ok());
+void run(const Rows& on, const KvAppend& args) {
+  const auto is_f64 = [](const auto& view) { return view && view.dtype == DType::f64; };
+  const bool f64 = is_f64(args.k) || is_f64(args.v) || is_f64(args.pool.k) || is_f64(args.pool.v);
+  on.call(kv_append, &Context::kv_append, args, f64);
 }
 
 /// Every named slot holds `want` rounded once; every other byte of the pool is poison still.
@@ -90,12 +90,14 @@ void check_pool(const testing::Tensor<4>& pool, const std::vector<std::int64_t>&
 }  // namespace
 
 TEST_CASE("kv_append: scatters keys and values, in every pair of types, and touches nothing else", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType source : tests::kAllDTypes) {
     for (const DType pool : tests::kAllDTypes) {
       for (const bool swap_heads : {false, true}) {
         CAPTURE(to_string(source), to_string(pool), swap_heads);
         const Append a(source, source, pool, swap_heads);
-        run(a.args());
+        run(on, a.args());
         check_pool(a.pool_k, a.slots, testing::to_doubles(a.k.view()));
         check_pool(a.pool_v, a.slots, testing::to_doubles(a.v.view()));
       }
@@ -104,17 +106,21 @@ TEST_CASE("kv_append: scatters keys and values, in every pair of types, and touc
 }
 
 TEST_CASE("kv_append: a contiguous cache is one page", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const Append a(DType::f32, DType::f32, DType::f16);
   const testing::Tensor<4> k(DType::f16, {1, 15, kHeads, kD}), v(DType::f16, {1, 15, kHeads, kDv});
   KvAppend args = a.args();
   args.pool.k = k.view();
   args.pool.v = v.view();
-  run(args);
+  run(on, args);
   check_pool(k, a.slots, testing::to_doubles(a.k.view()));
   check_pool(v, a.slots, testing::to_doubles(a.v.view()));
 }
 
 TEST_CASE("kv_append: rotates keys as rope_apply does, values never", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType type : tests::kAllDTypes) {
     for (const RopePairing pairing : {RopePairing::half, RopePairing::interleaved}) {
       Append a(type, type, type);
@@ -122,9 +128,9 @@ TEST_CASE("kv_append: rotates keys as rope_apply does, values never", "[kv_appen
       const RopeTable table = a.rope();
       KvAppend args = a.args();
       args.rope = &table;
-      run(args);
+      run(on, args);
       const testing::Tensor<3> rotated(type, {kTokens, kHeads, kD});
-      REQUIRE(portable::rope_apply({a.k.view(), rotated.view(), a.positions, table}).ok());
+      REQUIRE(rope_apply(on.context, {a.k.view(), rotated.view(), a.positions, table}).ok());
       check_pool(a.pool_k, a.slots, testing::to_doubles(rotated.view()));
       check_pool(a.pool_v, a.slots, testing::to_doubles(a.v.view()));
     }
@@ -132,17 +138,21 @@ TEST_CASE("kv_append: rotates keys as rope_apply does, values never", "[kv_appen
 }
 
 TEST_CASE("kv_append: a rotated f32 key in a 16-bit pool is rounded once", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const Append a(DType::f32, DType::f32, DType::bf16);
   const RopeTable table = a.rope();
   KvAppend args = a.args();
   args.rope = &table;
-  run(args);
+  run(on, args);
   const testing::Tensor<3> rotated(DType::f32, {kTokens, kHeads, kD});
-  REQUIRE(portable::rope_apply({a.k.view(), rotated.view(), a.positions, table}).ok());
+  REQUIRE(rope_apply(on.context, {a.k.view(), rotated.view(), a.positions, table}).ok());
   check_pool(a.pool_k, a.slots, testing::to_doubles(rotated.view()));
 }
 
 TEST_CASE("kv_append: stored value times scale is the value, for every granularity", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   std::vector<float> scales(kPages * kPageSize * kHeads);
   testing::Random random(2);
   for (float& s : scales) s = static_cast<float>(0.25 + random.uniform());
@@ -156,9 +166,9 @@ TEST_CASE("kv_append: stored value times scale is the value, for every granulari
       args.pool.k_scale = {scales.data(), granularity};
       args.pool.v_scale = {scales.data() + 1, ScaleGranularity::tensor};
       if (rotate) args.rope = &table;
-      run(args);
+      run(on, args);
       const testing::Tensor<3> keys(DType::f32, {kTokens, kHeads, kD});
-      REQUIRE(portable::rope_apply({a.k.view(), keys.view(), a.positions, rotate ? table : RopeTable{}}).ok());
+      REQUIRE(rope_apply(on.context, {a.k.view(), keys.view(), a.positions, rotate ? table : RopeTable{}}).ok());
       std::vector<double> want_k = testing::to_doubles(keys.view()), want_v = testing::to_doubles(a.v.view());
       for (std::size_t i = 0; i < want_k.size(); ++i) {
         const auto t = static_cast<std::int64_t>(i) / (kHeads * kD), h = static_cast<std::int64_t>(i) / kD % kHeads;
@@ -178,17 +188,61 @@ TEST_CASE("kv_append: stored value times scale is the value, for every granulari
   }
 }
 
+TEST_CASE("kv_append: rows of several vectors, in every pair of types, rotated and scaled", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  constexpr std::int64_t kWide = 154;
+  std::vector<double> inv_freq;
+  for (int i = 0; i < 66; ++i) inv_freq.push_back(std::pow(100.0, -i / 66.0));
+  RopeTable table;
+  table.dim = 132;
+  table.offset = 9;
+  table.inv_freq = inv_freq;
+  const std::vector<float> scales(kHeads, 0.25f);  // a power of two: the quotient is exact
+  const Append a(DType::f32, DType::f32, DType::f32);
+  testing::Random random(3);
+  for (const DType source : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType pool : {DType::f32, DType::f16, DType::bf16}) {
+      for (const RopePairing pairing : {RopePairing::half, RopePairing::interleaved}) {
+        CAPTURE(to_string(source), to_string(pool), static_cast<int>(pairing));
+        table.pairing = pairing;
+        testing::Tensor<3> k(source, {kTokens, kHeads, kWide}), in_f32(DType::f32, {kTokens, kHeads, kWide});
+        k.fill_normal(&random);
+        const testing::Tensor<4> pool_k(pool, {kPages, kPageSize, kHeads, kWide}),
+            pool_v(pool, {kPages, kPageSize, kHeads, kWide});
+        KvAppend args = a.args();
+        args.k = args.v = k.view();
+        args.pool.k = pool_k.view();
+        args.pool.v = pool_v.view();
+        args.pool.v_scale = {scales.data(), ScaleGranularity::head};
+        args.rope = &table;
+        run(on, args);
+        std::vector<double> values = testing::to_doubles(k.view());
+        for (std::size_t i = 0; i < values.size(); ++i) in_f32.set(static_cast<std::int64_t>(i), values[i]);
+        REQUIRE(rope_apply(on.context, {in_f32.view(), in_f32.view(), a.positions, table}).ok());
+        check_pool(pool_k, a.slots, testing::to_doubles(in_f32.view()));
+        for (double& x : values) x *= 4;
+        check_pool(pool_v, a.slots, values);
+      }
+    }
+  }
+}
+
 TEST_CASE("kv_append: keys alone, for latent attention", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const Append a(DType::bf16, DType::bf16, DType::bf16);
   KvAppend args = a.args();
   args.v = {};
   args.pool.v = {};
-  run(args);
+  run(on, args);
   check_pool(a.pool_k, a.slots, testing::to_doubles(a.k.view()));
   CHECK(a.pool_v.poisoned(0, kPages * kPageSize * kHeads * kDv));
 }
 
 TEST_CASE("kv_append: K and V interleaved in one cache", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const Append a(DType::f32, DType::f32, DType::f32);
   const testing::Tensor<4> cache(DType::f32, {kPages, kPageSize, kHeads, kD + kDv});
   KvAppend args = a.args();
@@ -196,7 +250,7 @@ TEST_CASE("kv_append: K and V interleaved in one cache", "[kv_append]") {
   args.pool.k.shape[3] = kD;
   args.pool.v.shape[3] = kDv;
   args.pool.v.data = args.pool.v.ptr(0, 0, 0, kD);
-  run(args);
+  run(on, args);
   CHECK(cache.guards_intact());
   const auto slot_of_k = testing::to_doubles(make_view(args.pool.k.at<float>(3, 2, 1), {kD}));
   const auto k = testing::to_doubles(make_view(a.k.view().at<float>(0, 1), {kD}));
@@ -207,28 +261,32 @@ TEST_CASE("kv_append: K and V interleaved in one cache", "[kv_append]") {
 }
 
 TEST_CASE("kv_append: no tokens, and nothing but skipped ones, write nothing", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   Append a(DType::f32, DType::f32, DType::f16);
   a.slots.assign(kTokens, -1);
-  run(a.args());
+  run(on, a.args());
   CHECK(a.untouched());
   KvAppend args = a.args();
   args.slots = {};
   args.k.shape[0] = args.v.shape[0] = 0;
-  run(args);
+  run(on, args);
   CHECK(a.untouched());
 }
 
 TEST_CASE("kv_append: parts 1, 2, 3, 8, 64 give the same bits", "[kv_append]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const Append whole(DType::f32, DType::f32, DType::f16);
   const RopeTable table = whole.rope();
   KvAppend args = whole.args();
   args.rope = &table;
-  run(args);
+  run(on, args);
   for (const std::int32_t n : tests::kPartCounts) {
     const Append again(DType::f32, DType::f32, DType::f16);
     KvAppend parts = again.args();
     parts.rope = &table;
-    tests::run_parts(portable::kv_append_part, parts, n);
+    tests::run_parts(on.context.kv_append.entries[0].part, parts, n);
     CHECK(testing::same_bits(again.pool_k.view(), whole.pool_k.view()));
     CHECK(testing::same_bits(again.pool_v.view(), whole.pool_v.view()));
   }

@@ -504,9 +504,10 @@ TEST_CASE("Context: every malformed entry and name is refused by name and change
   table.add("null", &entry.part, nullptr, only({"implementation", "part", 0}, "add"));
   Refusal full{"implementations", "count", 16, -1, StatusCode::capacity_exceeded};
   table.add("full", only(full, "add"), [&context]() -> Undo {
+    const std::int32_t count = context.rope_apply.count;
+    for (std::int32_t i = count; i < 16; ++i) context.rope_apply.entries[i].name = "cpu:other";
     context.rope_apply.count = 16;
-    for (std::int32_t i = 1; i < 16; ++i) context.rope_apply.entries[i].name = "cpu:other";
-    return [&context] { context.rope_apply.count = 1; };
+    return [&context, count] { context.rope_apply.count = count; };
   });
   for (const auto& [way, name] : {std::pair("force", &force), std::pair("force_implementation", &force_all)}) {
     table.add("null", name, nullptr, only({"name", "", 0}, way));

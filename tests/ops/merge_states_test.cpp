@@ -2,7 +2,9 @@
 // merge_states: the laws of the state algebra, the backward against its formula and central differences, every error.
 #include "prefixshare/portable/merge_states.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -13,6 +15,7 @@
 using namespace prefixshare;
 using tests::close;
 using tests::Fault;
+using tests::Rows;
 
 namespace {
 
@@ -28,8 +31,10 @@ class OwnedState {
  public:
   OwnedState(Size size, DType o_type, DType lse_type, bool transposed = false, std::int64_t pad = 0)
       : o_(o_type, {size.rows, size.heads, size.Dv}, {pad, false}),
-        lse_(lse_type, transposed ? std::array<std::int64_t, 2>{size.heads, size.rows}
-                                  : std::array<std::int64_t, 2>{size.rows, size.heads}),
+        lse_(lse_type,
+             transposed ? std::array<std::int64_t, 2>{size.heads, size.rows}
+                        : std::array<std::int64_t, 2>{size.rows, size.heads},
+             {pad, false}),
         transposed_(transposed) {}
 
   State state() const {
@@ -112,10 +117,11 @@ Exact exact_merge(const std::vector<OwnedState>& parts, Size size) {
   return exact;
 }
 
-void merge(const std::vector<State>& parts, const State& out) {
-  const Status s = portable::merge_states({parts, out});
-  CAPTURE(to_string(s));
-  REQUIRE(s.ok());
+bool is_f64(const State& s) { return s.o.dtype == DType::f64 || s.lse.dtype == DType::f64; }
+
+void merge(const Rows& on, const std::vector<State>& parts, const State& out) {
+  const bool f64 = is_f64(out) || std::any_of(parts.begin(), parts.end(), is_f64);
+  on.call(merge_states, &Context::merge_states, MergeStates{parts, out}, f64);
 }
 
 void check_against(const OwnedState& out, const Exact& exact, double bound) {
@@ -132,42 +138,99 @@ bool same(const OwnedState& a, const OwnedState& b) {
 }
 
 constexpr Size kSize{5, 3, 40};
+/// Pairs of row and head that fill 16 lanes, or do not; columns that fill vectors, or do not.
+constexpr Size kSizes[] = {{1, 1, 1}, {7, 5, 129}, {3, 16, 64}, {16, 1, 80}, {2, 32, 128}, {9, 3, 15}, {33, 1, 23}};
 
 }  // namespace
 
 TEST_CASE("merge_states: equals the definition, for 0 to 64 parts", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const std::size_t n : {0u, 1u, 2u, 3u, 7u, 64u}) {
     CAPTURE(n);
     for (const DType type : {DType::f64, DType::f32}) {
       const auto parts = random_states(n, kSize, type, type, 100 + n);
       OwnedState out(kSize, type, type);
-      merge(states_of(parts), out.state());
+      merge(on, states_of(parts), out.state());
       const double bound = type == DType::f64 ? testing::forward_tolerance(type, 0) : testing::kMergeTolerance;
       check_against(out, exact_merge(parts, kSize), bound);
     }
   }
 }
 
+TEST_CASE("merge_states: any shape and layout", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  for (const Size size : kSizes) {
+    for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+      CAPTURE(size.rows, size.heads, size.Dv, to_string(type));
+      auto parts = random_states(3, size, type, DType::f32, 110);
+      parts[2].set_lse(size.rows - 1, size.heads - 1, -kInf);
+      parts[2].set_o(size.rows - 1, size.heads - 1, kNaN);
+      for (const bool transposed : {false, true}) {
+        OwnedState out(size, type, DType::f32, transposed, transposed ? 3 : 0);
+        merge(on, states_of(parts), out.state());
+        check_against(out, exact_merge(parts, size), testing::kMergeTolerance);
+      }
+    }
+  }
+}
+
+TEST_CASE("merge_states: more parts than one implementation takes run on the next", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  const Size size{2, 2, 20};
+  for (const std::size_t n : {128u, 129u}) {
+    CAPTURE(n);
+    const auto parts = random_states(n, size, DType::f32, DType::f32, 111);
+    const auto states = states_of(parts);
+    OwnedState out(size, DType::f32, DType::f32);
+    const MergeStates args{states, out.state()};
+    const bool runs = n == 128 || on.name == "cpu:portable";
+    const std::vector<Verdict> verdicts = explain(on.context.merge_states, args);
+    CHECK(verdicts[0].runs == runs);
+    if (!runs) CHECK(to_string(verdicts[0].status) == "merge_states: parts.size got 129, want <= 128 (unsupported)");
+    REQUIRE(merge_states(on.context, args).ok());
+    check_against(out, exact_merge(parts, size), testing::kMergeTolerance);
+  }
+}
+
+TEST_CASE("merge_states: an implementation says that it does not compute in f64", "[merge_states]") {
+  for (const Rows& on : tests::all_rows()) {
+    const auto parts = random_states(2, kSize, DType::f64, DType::f64, 112);
+    const auto states = states_of(parts);
+    const Status s = explain(on.context.merge_states, MergeStates{states, parts[0].state()})[0].status;
+    const char* why = "merge_states: implementation.arithmetic dtype got f64, want == f32 (unsupported)";
+    CHECK(to_string(s) == (on.name == "cpu:portable" ? "ok" : why));
+  }
+}
+
 TEST_CASE("merge_states: no part at all gives o = 0, lse = -inf", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   OwnedState out(kSize, DType::f16, DType::f32);
-  merge({}, out.state());
+  merge(on, {}, out.state());
   for (const double x : out.o()) CHECK(x == 0);
   for (const double x : out.lse()) CHECK(x == -kInf);
   CHECK(out.guards_intact());
 }
 
 TEST_CASE("merge_states: two parts commute bit for bit", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType type : tests::kAllDTypes) {
     const DType lse = type == DType::f64 ? DType::f64 : DType::f32;
     const auto parts = random_states(2, kSize, type, lse, 1);
     OwnedState ab(kSize, type, lse), ba(kSize, type, lse);
-    merge({parts[0].state(), parts[1].state()}, ab.state());
-    merge({parts[1].state(), parts[0].state()}, ba.state());
+    merge(on, {parts[0].state(), parts[1].state()}, ab.state());
+    merge(on, {parts[1].state(), parts[0].state()}, ba.state());
     CHECK(same(ab, ba));
   }
 }
 
 TEST_CASE("merge_states: any order and grouping agrees", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   constexpr std::size_t kParts = 9;
   auto parts = random_states(kParts, kSize, DType::f32, DType::f32, 2);
   parts[4].make_empty();
@@ -182,7 +245,7 @@ TEST_CASE("merge_states: any order and grouping agrees", "[merge_states]") {
       const std::vector<OwnedState> group(pool.end() - static_cast<std::ptrdiff_t>(count), pool.end());
       pool.erase(pool.end() - static_cast<std::ptrdiff_t>(count), pool.end());
       OwnedState merged(kSize, DType::f32, DType::f32);
-      merge(states_of(group), merged.state());
+      merge(on, states_of(group), merged.state());
       pool.push_back(merged);
     }
     check_against(pool[0], exact, testing::kMergeTolerance);
@@ -190,6 +253,8 @@ TEST_CASE("merge_states: any order and grouping agrees", "[merge_states]") {
 }
 
 TEST_CASE("merge_states: an empty part is neutral bit for bit, even with NaN in its o", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType type : tests::kAllDTypes) {
     const DType lse = type == DType::f64 ? DType::f64 : DType::f32;
     auto parts = random_states(1, kSize, type, lse, 4);
@@ -202,23 +267,25 @@ TEST_CASE("merge_states: an empty part is neutral bit for bit, even with NaN in 
          {std::vector<State>{parts[0].state(), empty.state()}, std::vector<State>{empty.state(), parts[0].state()},
           std::vector<State>{empty.state(), parts[0].state(), empty.state(), empty.state()}}) {
       OwnedState out(kSize, type, lse);
-      merge(order, out.state());
+      merge(on, order, out.state());
       CHECK(same(out, parts[0]));
     }
     OwnedState out(kSize, type, lse);
-    merge({empty.state(), empty.state()}, out.state());
+    merge(on, {empty.state(), empty.state()}, out.state());
     for (const double x : out.o()) CHECK(x == 0);
     for (const double x : out.lse()) CHECK(x == -kInf);
   }
 }
 
 TEST_CASE("merge_states: a sink logit is one more state", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   auto parts = random_states(2, kSize, DType::f64, DType::f64, 5);
   for (std::int64_t r = 0; r < kSize.rows; ++r) {
     for (std::int64_t h = 0; h < kSize.heads; ++h) parts[1].set_o(r, h, 0);
   }
   OwnedState out(kSize, DType::f64, DType::f64);
-  merge(states_of(parts), out.state());
+  merge(on, states_of(parts), out.state());
   for (std::size_t i = 0; i < out.lse().size(); ++i) {
     const double keys = std::exp(parts[0].lse()[i]);
     const double share = keys / (keys + std::exp(parts[1].lse()[i]));
@@ -227,15 +294,17 @@ TEST_CASE("merge_states: a sink logit is one more state", "[merge_states]") {
 }
 
 TEST_CASE("merge_states: NaN stays in its row and head", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const auto clean = random_states(3, kSize, DType::f32, DType::f32, 6);
   OwnedState expected(kSize, DType::f32, DType::f32);
-  merge(states_of(clean), expected.state());
+  merge(on, states_of(clean), expected.state());
   for (const bool in_lse : {false, true}) {
     for (std::size_t p = 0; p < 3; ++p) {
       auto parts = clean;
       in_lse ? parts[p].set_lse(2, 1, kNaN) : parts[p].set_o(2, 1, kNaN);
       OwnedState out(kSize, DType::f32, DType::f32);
-      merge(states_of(parts), out.state());
+      merge(on, states_of(parts), out.state());
       const std::vector<double> o = out.o(), lse = out.lse(), want = expected.o();
       for (std::size_t i = 0; i < lse.size(); ++i) {
         const bool hit = i == 2 * 3 + 1;
@@ -248,30 +317,34 @@ TEST_CASE("merge_states: NaN stays in its row and head", "[merge_states]") {
 }
 
 TEST_CASE("merge_states: NaN beside an empty part is not an empty row", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const bool swapped : {false, true}) {
     auto parts = random_states(2, {1, 1, 4}, DType::f32, DType::f32, 7);
     parts[swapped ? 1 : 0].set_lse(0, 0, kNaN);
     parts[swapped ? 0 : 1].set_lse(0, 0, -kInf);
     OwnedState out({1, 1, 4}, DType::f32, DType::f32);
-    merge(states_of(parts), out.state());
+    merge(on, states_of(parts), out.state());
     CHECK(std::isnan(out.lse()[0]));
     for (const double x : out.o()) CHECK(std::isnan(x));
   }
   auto parts = random_states(2, {1, 1, 4}, DType::f32, DType::f32, 8);
   parts[0].set_lse(0, 0, kInf);
   OwnedState out({1, 1, 4}, DType::f32, DType::f32);
-  merge(states_of(parts), out.state());
+  merge(on, states_of(parts), out.state());
   CHECK(std::isnan(out.lse()[0]));
 }
 
 TEST_CASE("merge_states: large logits stay finite and exact for a lone part", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   auto parts = random_states(2, {2, 1, 4}, DType::f32, DType::f32, 9);
   parts[0].set_lse(0, 0, 1e4);
   parts[1].set_lse(0, 0, -1e4);
   parts[0].set_lse(1, 0, -3e38);
   parts[1].set_lse(1, 0, 3e38);
   OwnedState out({2, 1, 4}, DType::f32, DType::f32);
-  merge(states_of(parts), out.state());
+  merge(on, states_of(parts), out.state());
   for (std::size_t d = 0; d < 4; ++d) {
     CHECK(out.o()[d] == parts[0].o()[d]);
     CHECK(out.o()[4 + d] == parts[1].o()[4 + d]);
@@ -280,19 +353,23 @@ TEST_CASE("merge_states: large logits stay finite and exact for a lone part", "[
 }
 
 TEST_CASE("merge_states: in place, whichever part it is, same bits as apart", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   constexpr Size kWide{3, 2, 700};  // several chunks of columns
   const auto parts = random_states(3, kWide, DType::f32, DType::f32, 10);
   OwnedState apart(kWide, DType::f32, DType::f32);
-  merge(states_of(parts), apart.state());
+  merge(on, states_of(parts), apart.state());
   for (std::size_t p = 0; p < 3; ++p) {
     auto owned = parts;
-    merge(states_of(owned), owned[p].state());
+    merge(on, states_of(owned), owned[p].state());
     CHECK(same(owned[p], apart));
     CHECK(owned[p].guards_intact());
   }
 }
 
 TEST_CASE("merge_states: a row slice is a view", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   auto parts = random_states(2, kSize, DType::f32, DType::f32, 11);
   const auto slice = [](State s) {
     s.o.data = s.o.ptr(2);
@@ -301,8 +378,8 @@ TEST_CASE("merge_states: a row slice is a view", "[merge_states]") {
     return s;
   };
   OwnedState whole(kSize, DType::f32, DType::f32), out(kSize, DType::f32, DType::f32);
-  merge(states_of(parts), whole.state());
-  merge({slice(parts[0].state()), slice(parts[1].state())}, slice(out.state()));
+  merge(on, states_of(parts), whole.state());
+  merge(on, {slice(parts[0].state()), slice(parts[1].state())}, slice(out.state()));
   CHECK(testing::same_bits(slice(out.state()).o, slice(whole.state()).o));
   CHECK(testing::same_bits(slice(out.state()).lse, slice(whole.state()).lse));
   CHECK(std::isnan(out.o()[0]));
@@ -310,13 +387,15 @@ TEST_CASE("merge_states: a row slice is a view", "[merge_states]") {
 }
 
 TEST_CASE("merge_states: storage types mix, one rounding at the end", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType part_type : tests::kAllDTypes) {
     for (const DType out_type : tests::kAllDTypes) {
       CAPTURE(to_string(part_type), to_string(out_type));
       const auto parts = random_states(3, kSize, part_type, DType::f32, 12);
       const DType lse = part_type == DType::f64 ? DType::f64 : DType::f32;
       OwnedState out(kSize, out_type, lse, true, 2);
-      merge(states_of(parts), out.state());
+      merge(on, states_of(parts), out.state());
       const bool f64 = part_type == DType::f64 || out_type == DType::f64;
       const double bound =
           f64 && lse == DType::f64 ? testing::forward_tolerance(DType::f64, 0) : testing::kMergeTolerance;
@@ -325,27 +404,101 @@ TEST_CASE("merge_states: storage types mix, one rounding at the end", "[merge_st
   }
 }
 
+namespace {
+
+/// One row of f32 bits through a merge of one part, whose weight is 1, into 16-bit storage.
+template <class Storage, class Convert>
+std::int64_t wrong_conversions(const Rows& on, std::vector<float>& x, Convert convert) {
+  const auto count = static_cast<std::int64_t>(x.size());
+  std::vector<Storage> y(x.size());
+  float lse = 0, lse_out = 0;
+  const State part{make_view(x.data(), {1, 1, count}), make_view(&lse, {1, 1})};
+  merge(on, {part}, {make_view(y.data(), {1, 1, count}), make_view(&lse_out, {1, 1})});
+  std::int64_t wrong = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) wrong += y[i].bits != convert(x[i]).bits;
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("merge_states: every f32 is rounded to 16 bits as dtype.hpp does, every 16-bit number read",
+          "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  // 13 bits are cut off at least: all that can stand above them, with the midpoint below and its neighbours.
+  std::vector<float> x;
+  for (std::uint32_t high = 0; high < 1u << 19; ++high) {
+    for (const std::uint32_t low : {0x0u, 0x1u, 0xfffu, 0x1000u, 0x1001u, 0x1fffu}) {
+      x.push_back(prefixshare::detail::bit_cast<float>(high << 13 | low));
+    }
+  }
+  CHECK(wrong_conversions<Float16>(on, x, to_float16) == 0);
+  CHECK(wrong_conversions<BFloat16>(on, x, to_bfloat16) == 0);
+  std::vector<std::uint16_t> bits(1 << 16);
+  std::iota(bits.begin(), bits.end(), std::uint16_t{0});
+  for (const DType type : {DType::f16, DType::bf16}) {
+    std::vector<float> y(bits.size());
+    float lse = 0, lse_out = 0;
+    State part{make_view(y.data(), {1, 1, 1 << 16}), make_view(&lse, {1, 1})};
+    part.o.data = bits.data();
+    part.o.dtype = type;
+    merge(on, {part}, {make_view(y.data(), {1, 1, 1 << 16}), make_view(&lse_out, {1, 1})});
+    std::int64_t wrong = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const float want = type == DType::f16 ? to_float(Float16{bits[i]}) : to_float(BFloat16{bits[i]});
+      wrong += std::isnan(want) ? !std::isnan(y[i]) : std::memcmp(&y[i], &want, sizeof want) != 0;
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("merge_states: a large output past the caches has the bits of a small one", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  constexpr std::int64_t kRows = 1100, kHeads = 32, kDv = 128, kSlice = 300;  // 18 MB in f32
+  std::vector<float> memory(4 * kRows * kHeads * kDv + 16), lse(4 * kRows * kHeads);
+  auto* aligned = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
+  testing::Random random(18);
+  for (float& x : lse) x = static_cast<float>(random.normal());
+  for (std::int64_t i = 0; i < 2 * kRows * kHeads * kDv; ++i) aligned[i] = static_cast<float>(random.uniform());
+  const auto state = [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+    return State{make_view(aligned + (i * kRows + first) * kHeads * kDv, {rows, kHeads, kDv}),
+                 make_view(lse.data() + (i * kRows + first) * kHeads, {rows, kHeads})};
+  };
+  merge(on, {state(0, 0, kRows), state(1, 0, kRows)}, state(2, 0, kRows));
+  for (std::int64_t first = 0; first < kRows; first += kSlice) {
+    const std::int64_t rows = std::min(kSlice, kRows - first);
+    merge(on, {state(0, first, rows), state(1, first, rows)}, state(3, first, rows));
+  }
+  CHECK(testing::same_bits(state(2, 0, kRows).o, state(3, 0, kRows).o));
+  CHECK(testing::same_bits(state(2, 0, kRows).lse, state(3, 0, kRows).lse));
+}
+
 TEST_CASE("merge_states: zero rows, heads and columns are legal", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const Size size : {Size{0, 3, 4}, Size{3, 0, 4}, Size{3, 2, 0}}) {
     const auto parts = random_states(2, size, DType::f32, DType::f32, 13);
     OwnedState out(size, DType::f32, DType::f32);
-    merge(states_of(parts), out.state());
+    merge(on, states_of(parts), out.state());
     CHECK(out.guards_intact());
     for (const double x : out.lse()) CHECK(std::isfinite(x));
   }
   MergeStates nothing;  // no memory at all
   nothing.out.o.shape[1] = nothing.out.lse.shape[1] = 3;
-  CHECK(portable::merge_states(nothing).ok());
+  CHECK(merge_states(on.context, nothing).ok());
 }
 
 TEST_CASE("merge_states: parts 1, 2, 3, 8, 64 give the same bits", "[merge_states]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   const auto parts = random_states(4, kSize, DType::f32, DType::f32, 14);
   const auto states = states_of(parts);
   OwnedState whole(kSize, DType::bf16, DType::f32);
-  merge(states, whole.state());
+  merge(on, states, whole.state());
   for (const std::int32_t n : tests::kPartCounts) {
     OwnedState out(kSize, DType::bf16, DType::f32);
-    tests::run_parts(portable::merge_states_part, MergeStates{states, out.state()}, n);
+    tests::run_parts(on.context.merge_states.entries[0].part, MergeStates{states, out.state()}, n);
     CHECK(same(out, whole));
   }
 }
@@ -436,6 +589,7 @@ namespace {
 
 /// A backward problem: parts, their merge, and random dout and dlse.
 struct Gradients {
+  Rows on;
   Size size;
   std::vector<OwnedState> parts;
   OwnedState out;
@@ -443,8 +597,8 @@ struct Gradients {
   std::vector<OwnedState> dparts;
   std::vector<State> states, dstates;
 
-  Gradients(std::size_t n, Size s, DType o, DType lse, std::uint64_t seed)
-      : size(s), parts(random_states(n, s, o, lse, seed)), out(s, o, lse), dout(s, o, lse) {
+  Gradients(const Rows& rows, std::size_t n, Size s, DType o, DType lse, std::uint64_t seed)
+      : on(rows), size(s), parts(random_states(n, s, o, lse, seed)), out(s, o, lse), dout(s, o, lse) {
     testing::Random random(seed + 1000);
     dout.fill(&random);
     for (std::size_t p = 0; p < n; ++p) dparts.emplace_back(s, o, lse, p % 2 == 0, 1);
@@ -453,7 +607,7 @@ struct Gradients {
   void update() {
     states = states_of(parts);
     dstates = states_of(dparts);
-    merge(states, out.state());
+    merge(on, states, out.state());
   }
   MergeStatesGrad args() const { return {states, out.state(), dout.state().o, dout.state().lse, dstates}; }
   /// L = dout . o + dlse . lse of the merge of `parts`.
@@ -467,11 +621,10 @@ struct Gradients {
   }
 };
 
-void run_backward(const MergeStatesGrad& args) {
-  const Status s = portable::merge_states_backward(args);
-  CAPTURE(to_string(s));
-  REQUIRE(s.ok());
+void run_backward(const Gradients& g, const MergeStatesGrad& args) {
+  g.on.call(merge_states_backward, &Context::merge_states_backward, args, is_f64(args.out));
 }
+void run_backward(const Gradients& g) { run_backward(g, g.args()); }
 
 /// do_p and dlse_p from the formula, in f64.
 Exact exact_gradient(const Gradients& g, std::size_t p, bool with_dlse = true) {
@@ -495,20 +648,40 @@ Exact exact_gradient(const Gradients& g, std::size_t p, bool with_dlse = true) {
 }  // namespace
 
 TEST_CASE("merge_states_backward: equals the formula", "[merge_states][backward]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType type : {DType::f64, DType::f32}) {
     for (const std::size_t n : {0u, 1u, 3u, 16u}) {
-      const Gradients g(n, {4, 2, 300}, type, type, 20 + n);
-      run_backward(g.args());
+      const Gradients g(on, n, {4, 2, 300}, type, type, 20 + n);
+      run_backward(g);
       for (std::size_t p = 0; p < n; ++p)
         check_against(g.dparts[p], exact_gradient(g, p), testing::gradient_tolerance(type, 0));
     }
   }
 }
 
+TEST_CASE("merge_states_backward: any shape and layout", "[merge_states][backward]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  for (const Size size : kSizes) {
+    CAPTURE(size.rows, size.heads, size.Dv);
+    Gradients g(on, 5, size, DType::f32, DType::f32, 27);
+    g.parts[3].set_lse(size.rows - 1, 0, -kInf);
+    g.parts[3].set_o(size.rows - 1, 0, kNaN);
+    g.update();
+    run_backward(g);
+    for (std::size_t p = 0; p < 5; ++p) {
+      check_against(g.dparts[p], exact_gradient(g, p), testing::gradient_tolerance(DType::f32, 0));
+    }
+  }
+}
+
 TEST_CASE("merge_states_backward: 16-bit o, f32 lse", "[merge_states][backward]") {
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
   for (const DType type : {DType::f16, DType::bf16}) {
-    const Gradients g(3, kSize, type, DType::f32, 21);
-    run_backward(g.args());
+    const Gradients g(on, 3, kSize, type, DType::f32, 21);
+    run_backward(g);
     for (std::size_t p = 0; p < 3; ++p) {
       const Exact exact = exact_gradient(g, p);
       CHECK(close(g.dparts[p].state().o, exact.o, testing::gradient_tolerance(DType::f32, 0)).ok);
@@ -520,10 +693,12 @@ TEST_CASE("merge_states_backward: 16-bit o, f32 lse", "[merge_states][backward]"
 }
 
 TEST_CASE("merge_states_backward: central differences", "[merge_states][backward]") {
-  Gradients g(3, {2, 2, 5}, DType::f64, DType::f64, 22);
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  Gradients g(on, 3, {2, 2, 5}, DType::f64, DType::f64, 22);
   g.parts[1].set_lse(1, 0, -kInf);
   g.update();
-  run_backward(g.args());
+  run_backward(g);
   constexpr double kStep = 1e-5;
   for (std::size_t p = 0; p < 3; ++p) {
     const std::vector<double> lse = g.parts[p].lse();
@@ -557,48 +732,57 @@ TEST_CASE("merge_states_backward: central differences", "[merge_states][backward
 
 TEST_CASE("merge_states_backward: parts without keys get zeros, whatever they and dout hold",
           "[merge_states][backward]") {
-  Gradients g(3, kSize, DType::f32, DType::f32, 23);
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  Gradients g(on, 3, kSize, DType::f32, DType::f32, 23);
   g.parts[1].make_empty();
   g.update();
   g.dout.set_o(2, 1, kNaN);
-  run_backward(g.args());
+  run_backward(g);
   for (const double x : g.dparts[1].o()) CHECK(x == 0);
   for (const double x : g.dparts[1].lse()) CHECK(x == 0);
   CHECK(std::isnan(g.dparts[0].o()[(2 * 3 + 1) * 40]));
   CHECK(std::isfinite(g.dparts[0].o()[0]));
   for (OwnedState& part : g.parts) part.make_empty();
   g.update();
-  run_backward(g.args());
+  run_backward(g);
   for (const OwnedState& part : g.dparts) {
     for (const double x : part.o()) CHECK(x == 0);
   }
 }
 
 TEST_CASE("merge_states_backward: without dlse it is zero", "[merge_states][backward]") {
-  const Gradients g(2, kSize, DType::f64, DType::f64, 24);
-  MergeStatesGrad args = g.args();
-  args.dlse = {};
-  run_backward(args);
-  for (std::size_t p = 0; p < 2; ++p)
-    check_against(g.dparts[p], exact_gradient(g, p, false), testing::gradient_tolerance(DType::f64, 0));
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  for (const DType type : {DType::f64, DType::f32}) {
+    const Gradients g(on, 2, kSize, type, type, 24);
+    MergeStatesGrad args = g.args();
+    args.dlse = {};
+    run_backward(g, args);
+    for (std::size_t p = 0; p < 2; ++p) {
+      check_against(g.dparts[p], exact_gradient(g, p, false), testing::gradient_tolerance(type, 0));
+    }
+  }
 }
 
 TEST_CASE("merge_states_backward: parts 1, 2, 3, 8, 64 give the same bits", "[merge_states][backward]") {
-  const Gradients g(3, kSize, DType::f32, DType::f32, 25);
-  run_backward(g.args());
+  const Rows on = tests::each_rows();
+  CAPTURE(on.name);
+  const Gradients g(on, 3, kSize, DType::f32, DType::f32, 25);
+  run_backward(g);
   for (const std::int32_t n : tests::kPartCounts) {
     std::vector<OwnedState> again;
     for (int p = 0; p < 3; ++p) again.emplace_back(kSize, DType::f32, DType::f32);
     const auto states = states_of(again);
     MergeStatesGrad args = g.args();
     args.dparts = states;
-    tests::run_parts(portable::merge_states_backward_part, args, n);
+    tests::run_parts(on.context.merge_states_backward.entries[0].part, args, n);
     for (std::size_t p = 0; p < 3; ++p) CHECK(same(again[p], g.dparts[p]));
   }
 }
 
 TEST_CASE("merge_states_backward: every error is named and nothing is written", "[merge_states][errors]") {
-  const Gradients g(2, kSize, DType::f32, DType::f32, 26);
+  const Gradients g(tests::all_rows().back(), 2, kSize, DType::f32, DType::f32, 26);
   std::vector<State> bad;  // what a fault spoils
   using A = MergeStatesGrad;
   const auto spoil = [&](A* a) {

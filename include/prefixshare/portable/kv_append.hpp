@@ -74,15 +74,19 @@ void append_token(const KvAppend& args, std::int64_t token) noexcept {
   if (args.v) append_rows<Acc>(args.v, args.pool.v, args.pool.v_scale, token, at);
 }
 
+/// Whether the arithmetic is f64: any tensor is.
+inline bool appends_in_f64(const KvAppend& args) noexcept {
+  return args.k.dtype == DType::f64 || args.pool.k.dtype == DType::f64 ||
+         (args.v && (args.v.dtype == DType::f64 || args.pool.v.dtype == DType::f64));
+}
+
 }  // namespace detail
 
 namespace portable {
 
 /// Part `part` of `parts` of a call that has been validated. Parts may run in any order; bits do not depend on `parts`.
 inline Status kv_append_part(const KvAppend& args, std::int32_t part, std::int32_t parts) noexcept {
-  const bool f64 = args.k.dtype == DType::f64 || args.pool.k.dtype == DType::f64 ||
-                   (args.v && (args.v.dtype == DType::f64 || args.pool.v.dtype == DType::f64));
-  const auto token = f64 ? detail::append_token<double> : detail::append_token<float>;
+  const auto token = detail::appends_in_f64(args) ? detail::append_token<double> : detail::append_token<float>;
   const detail::Range tokens = detail::part_range(args.slots.size(), part, parts);
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) token(args, t);
   return {};

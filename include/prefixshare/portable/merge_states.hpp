@@ -15,10 +15,14 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
 
-/// f64 if any tensor of the states is f64.
-inline bool merges_in_f64(Span<const State> parts, const State& out) noexcept {
-  const auto has_f64 = [](const State& s) { return s.o.dtype == DType::f64 || s.lse.dtype == DType::f64; };
-  return has_f64(out) || std::any_of(parts.begin(), parts.end(), has_f64);
+inline bool has_f64(const State& s) noexcept { return s.o.dtype == DType::f64 || s.lse.dtype == DType::f64; }
+inline bool have_f64(Span<const State> states) noexcept { return std::any_of(states.begin(), states.end(), has_f64); }
+
+/// Whether the arithmetic is f64: any tensor is.
+inline bool merges_in_f64(const MergeStates& args) noexcept { return has_f64(args.out) || have_f64(args.parts); }
+inline bool merges_in_f64(const MergeStatesGrad& args) noexcept {
+  return has_f64(args.out) || have_f64(args.parts) || have_f64(args.dparts) || args.dout.dtype == DType::f64 ||
+         (args.dlse && args.dlse.dtype == DType::f64);
 }
 
 /// One element in the arithmetic type.
@@ -122,17 +126,15 @@ namespace portable {
 /// Part `part` of `parts` of a call that has been validated. Parts may run in any order; bits do not depend on `parts`.
 inline Status merge_states_part(const MergeStates& args, std::int32_t part, std::int32_t parts) noexcept {
   const std::int64_t heads = args.out.o.shape[1];
-  const auto merge_row =
-      detail::merges_in_f64(args.parts, args.out) ? detail::merge_row<double> : detail::merge_row<float>;
+  const auto merge_row = detail::merges_in_f64(args) ? detail::merge_row<double> : detail::merge_row<float>;
   const detail::Range units = detail::part_range(args.out.o.shape[0] * heads, part, parts);
   for (std::int64_t i = units.begin; i < units.end; ++i) merge_row(args, i / heads, i % heads);
   return {};
 }
 inline Status merge_states_backward_part(const MergeStatesGrad& args, std::int32_t part, std::int32_t parts) noexcept {
   const std::int64_t heads = args.out.o.shape[1];
-  const bool f64 = detail::merges_in_f64(args.parts, args.out) || detail::merges_in_f64(args.dparts, args.out) ||
-                   args.dout.dtype == DType::f64 || (args.dlse && args.dlse.dtype == DType::f64);
-  const auto merge_row = f64 ? detail::merge_row_backward<double> : detail::merge_row_backward<float>;
+  const auto merge_row =
+      detail::merges_in_f64(args) ? detail::merge_row_backward<double> : detail::merge_row_backward<float>;
   const detail::Range units = detail::part_range(args.out.o.shape[0] * heads, part, parts);
   for (std::int64_t i = units.begin; i < units.end; ++i) merge_row(args, i / heads, i % heads);
   return {};
