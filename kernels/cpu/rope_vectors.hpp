@@ -117,35 +117,51 @@ struct TokenRows {
   std::int64_t heads;
   const float* divisor;
   std::int64_t divisor_step;
+
+  bool divides(std::int64_t head) const noexcept { return divisor[head * divisor_step] != 1; }
 };
 
-/// One row of TokenRows.
-template <class From, class To>
+/// One row of TokenRows. `divides`: by something else than 1.
+template <class From, class To, bool divides>
 struct MovedRow {
   const From* source;
   To* target;
   Stores stores;
   Vec divisor;
-  bool divides;
 
   MovedRow(const TokenRows<From, To>& rows, std::int64_t head, Stores how) noexcept
       : source(rows.source + head * rows.source_step),
         target(rows.target + head * rows.target_step),
         stores(how),
-        divisor(Vec::all(rows.divisor[head * rows.divisor_step])),
-        divides(rows.divisor[head * rows.divisor_step] != 1) {}
+        divisor(Vec::all(rows.divisor[head * rows.divisor_step])) {}
 
   /// Elements [first, first + count) without a rotation; bit for bit if nothing changes them.
   void move(std::int64_t first, std::int64_t count) const noexcept {
-    if constexpr (std::is_same_v<From, To>) {
-      if (!divides) return copy(first, count);
+    if constexpr (std::is_same_v<From, To> && !divides) {
+      if (source != target) stores.copy(source + first, target + first, count * std::int64_t{sizeof(To)});
+    } else {
+      std::int64_t i = first;
+      for (; i + 16 <= first + count; i += 16) stores.put(divided(Vec::load(source + i)), target + i);
+      const std::int64_t n = first + count - i;
+      if (n > 0) store_some(divided(load_some(source + i, n)), target + i, n);
     }
-    std::int64_t i = first;
-    for (; i + 16 <= first + count; i += 16) stores.put(divided(Vec::load(source + i)), target + i);
-    const std::int64_t n = first + count - i;
-    if (n > 0) store_some(divided(load_some(source + i, n)), target + i, n);
+  }
+  /// What the table leaves alone, of D elements.
+  void move_rest(const RopeTable& table, std::int64_t D) const noexcept {
+    const std::int64_t end = std::int64_t{table.offset} + table.dim;
+    move(0, table.offset);
+    move(end, D - end);
+  }
+  /// The pairs from `first` on that are prepared.
+  void turn(const Turn& turn, const RopeTable& table, std::int64_t first) const noexcept {
+    if (table.pairing == RopePairing::half) {
+      turn_halves(turn, table.offset + first, table.dim / 2);
+    } else {
+      turn_neighbours(turn, table.offset + 2 * first);
+    }
   }
 
+ private:
   /// The pairs of a turn whose elements lie `apart`; the first is element a.
   void turn_halves(const Turn& turn, std::int64_t a, std::int64_t apart) const noexcept {
     const std::int64_t b = a + apart, count = turn.count();
@@ -174,40 +190,41 @@ struct MovedRow {
     const Vec x = load_some(source + a + i, n);
     store_some(divided(fma(x, turn.cosine(i), swap_neighbours(x) * turn.sine(i))), target + a + i, n);
   }
-
- private:
-  void copy(std::int64_t first, std::int64_t count) const noexcept {
-    if (source != target) stores.copy(source + first, target + first, count * std::int64_t{sizeof(To)});
-  }
   Vec divided(Vec x) const noexcept { return divides ? x / divisor : x; }
 };
 
 /// Moves all rows of a token as they are, D elements each.
 template <class From, class To>
 void move_token(const TokenRows<From, To>& rows, std::int64_t D, Stores stores) noexcept {
-  for (std::int64_t h = 0; h < rows.heads; ++h) MovedRow<From, To>(rows, h, stores).move(0, D);
+  for (std::int64_t h = 0; h < rows.heads; ++h) {
+    if (rows.divides(h)) {
+      MovedRow<From, To, true>(rows, h, stores).move(0, D);
+    } else {
+      MovedRow<From, To, false>(rows, h, stores).move(0, D);
+    }
+  }
 }
 
 /// Moves and turns all rows of a token.
 template <class From, class To>
 void turn_token(const TokenRows<From, To>& rows, const RopeTable& table, std::int64_t D, std::int64_t position,
                 Turn* turn, Stores stores) noexcept {
-  const std::int64_t pairs = table.dim / 2, end = std::int64_t{table.offset} + table.dim;
-  for (std::int64_t first = 0; first < pairs; first += kPairs) {
+  for (std::int64_t first = 0; first < table.dim / 2; first += kPairs) {
     turn->prepare(position, first);
     for (std::int64_t h = 0; h < rows.heads; ++h) {
-      const MovedRow<From, To> row(rows, h, stores);
-      if (table.pairing == RopePairing::half) {
-        row.turn_halves(*turn, table.offset + first, pairs);
+      if (rows.divides(h)) {
+        MovedRow<From, To, true>(rows, h, stores).turn(*turn, table, first);
       } else {
-        row.turn_neighbours(*turn, table.offset + 2 * first);
+        MovedRow<From, To, false>(rows, h, stores).turn(*turn, table, first);
       }
     }
   }
   for (std::int64_t h = 0; table.dim < D && h < rows.heads; ++h) {
-    const MovedRow<From, To> row(rows, h, stores);
-    row.move(0, table.offset);
-    row.move(end, D - end);
+    if (rows.divides(h)) {
+      MovedRow<From, To, true>(rows, h, stores).move_rest(table, D);
+    } else {
+      MovedRow<From, To, false>(rows, h, stores).move_rest(table, D);
+    }
   }
 }
 

@@ -46,20 +46,23 @@ struct Vec {
   static __m256 widen(const void* from) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half(from)), 16));
   }
-  // Rounded to nearest even, NaN quiet: bit for bit as prefixshare::to_bfloat16 and to_float16.
-  static __m256i rounded(__m256i bits) noexcept {
+  static __m256i rounded(__m256 x) noexcept {
+    const __m256i bits = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
   }
-  static __m256i rounded_or_nan(__m256 x) noexcept {
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i quiet = _mm256_srli_epi32(_mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), 16);
-    return _mm256_blendv_epi8(rounded(bits), quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  static __m256i quiet_if_nan(__m256 x, __m256i other) noexcept {
+    const __m256i quiet = _mm256_or_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(other, _mm256_srli_epi32(quiet, 16), nan);
   }
+  // To nearest even, NaN quiet: bit for bit as prefixshare::to_bfloat16 and to_float16.
   __m256i to_bfloat16() const noexcept {
-    const bool nan = _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0;
-    const __m256i low = nan ? rounded_or_nan(a) : rounded(_mm256_castps_si256(a));
-    const __m256i high = nan ? rounded_or_nan(b) : rounded(_mm256_castps_si256(b));
+    __m256i low = rounded(a), high = rounded(b);
+    if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0, 0)) {
+      low = quiet_if_nan(a, low);
+      high = quiet_if_nan(b, high);
+    }
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
   }
   __m256i to_float16() const noexcept {
