@@ -66,10 +66,10 @@ struct Context {
   Executor executor;
 };
 
-/// A context with every implementation that this build has, best first, `cpu:portable` last; those that this machine
-/// cannot run decline. The one piece of process state of the library: where the CPU has AMX, the first call asks Linux
-/// for the permission to use its tiles, which holds for the whole process; alternate signal stacks must then have the
-/// size that getauxval(AT_MINSIGSTKSZ) says. If it is refused, `cpu:amx-bf16` declines.
+/// A context with every implementation that this build has, the preferred first, `cpu:portable` last; those that this
+/// machine cannot run decline. The one piece of process state of the library: where the CPU has AMX, the first call
+/// asks Linux for the permission to use its tiles, which holds for the whole process; alternate signal stacks must then
+/// have the size that getauxval(AT_MINSIGSTKSZ) says. If it is refused, `cpu:amx-bf16` declines.
 PREFIXSHARE_API Status create_context(Context* context) noexcept;
 /// Forces `name` for every operator that has it; invalid_argument if none does.
 Status force_implementation(Context* context, const char* name) noexcept;

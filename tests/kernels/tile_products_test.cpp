@@ -19,6 +19,7 @@
 #include "cpu/float_control.hpp"
 #include "kernels/emulated_tiles.hpp"
 #include "kernels/tile_contexts.hpp"
+#include "support/packed.hpp"
 
 namespace {
 
@@ -297,23 +298,6 @@ TEST_CASE("tiles: a value's scale that is not finite reaches the rows that see i
 }
 
 namespace {
-
-/// Memory for a packed copy, aligned, full of NaN.
-class PackedMemory {
- public:
-  PackedMemory(const LayerKind& kind, std::int32_t tokens)
-      : bytes_(packed_segment_bytes(kind, tokens)),
-        memory_(static_cast<std::size_t>(bytes_ + kPackedAlignment), 0xff) {}
-  void* data() {
-    const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(memory_.data());
-    return memory_.data() + (kPackedAlignment - at % kPackedAlignment) % kPackedAlignment;
-  }
-  std::int64_t bytes() const { return bytes_; }
-
- private:
-  std::int64_t bytes_;
-  std::vector<unsigned char> memory_;
-};
 
 PackSegment packing(const Problem& p, std::int32_t tokens, PackedMemory* memory) {
   PackSegment args;
