@@ -163,6 +163,17 @@ Status forest_stats(const Forest& forest, ForestStats* stats) noexcept;
 /// On error `*counts` is unchanged. Errors: invalid_argument (null), out_of_memory.
 Status reference_counts(const Forest& forest, std::vector<std::int32_t>* counts) noexcept;
 
+/// A physical page of a pool.
+struct PageId {
+  std::int32_t pool = 0;
+  std::int32_t page = 0;
+};
+/// What nobody would read any more.
+struct FreedStorage {
+  std::int64_t tokens = 0;    ///< distinct slots
+  std::vector<PageId> pages;  ///< of which no slot is read any more, ascending by pool and page
+};
+
 /// A few lines of text: the accounting, then the tree, at most `max_nodes` nodes of it.
 std::string to_string(const Forest& forest, int max_nodes = 40);
 
