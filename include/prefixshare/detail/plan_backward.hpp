@@ -22,7 +22,11 @@ struct NamedRange {
 class BackwardPlanner {
  public:
   BackwardPlanner(const CostModel& cost, std::vector<NamedRange> named, Plan* plan) noexcept
-      : cost_(cost), named_(std::move(named)), plan_(*plan) {}
+      : cost_(cost),
+        elements_(kv_elements(plan->header.kind)),
+        pair_(cost.mac * elements_ * plan->header.kind.group()),
+        named_(std::move(named)),
+        plan_(*plan) {}
 
   Status build() {
     cost_groups();
@@ -39,8 +43,7 @@ class BackwardPlanner {
       for (std::int32_t i = 0; i < g.tile_count; ++i) {
         const std::int32_t tile = plan_.group_tiles[static_cast<std::size_t>(g.first_tile + i)].tile;
         const double keys = static_cast<double>(tile_keys(plan_, plan_.tiles[static_cast<std::size_t>(tile)]));
-        cost += cost_.item +
-                keys * (key_cost(plan_.header.kind, cost_) + 1.5 * g.row_count * pair_cost(plan_.header.kind, cost_));
+        cost += cost_.item + keys * (cost_.kv_element * elements_ + 1.5 * g.row_count * pair_);
       }
     }
     plan_.header.total_group_cost = static_cast<std::int64_t>(cost);
@@ -129,15 +132,16 @@ class BackwardPlanner {
     b->run_count = static_cast<std::int32_t>(active->size());
     plan_.block_runs.insert(plan_.block_runs.end(), active->begin(), active->end());
     std::sort(plan_.block_runs.begin() + b->first_run, plan_.block_runs.end());
-    double cost = cost_.item + b->length * key_cost(plan_.header.kind, cost_);
+    double cost = cost_.item + b->length * cost_.kv_element * elements_;
     for (std::int32_t r : *active) {
-      cost += 2.5 * b->length * pair_cost(plan_.header.kind, cost_) *
-              plan_.tiles[static_cast<std::size_t>(run_at(r).tile)].count;
+      cost += 2.5 * b->length * pair_ * plan_.tiles[static_cast<std::size_t>(run_at(r).tile)].count;
     }
     return cost;
   }
 
   const CostModel& cost_;
+  double elements_;  // of a key and its value
+  double pair_;      // nanoseconds of a (row, key) pair, all heads
   std::vector<NamedRange> named_;
   Plan& plan_;
 };
