@@ -28,8 +28,8 @@ using PrefixNodes = std::vector<std::int32_t>;
 
 /// The rule of BatchLLM's code (`_enlarge_1st_prefix_tokens`), bottom-up: a node u below c gets c's tokens in front of
 /// its own and moves up beside c if (leaves(u) - 1) |u| > |c|; what then stands at the top are the groups. A leaf is a
-/// request, so that a node where k prompts end has k of them. Iterative; quadratic at worst (nodes that move up a long
-/// chain together). It can miss savings, by a fifth in small tries.
+/// request, so that a node where k prompts end has k of them. Iterative; quadratic at worst, if many nodes move up
+/// a long chain together and stop late. It can miss savings, by a fifth in small tries.
 PrefixNodes greedy_prefixes(const prefixshare::Forest& trie);
 
 /// The groups that process the fewest tokens. With P(v) the tokens of the path to v, and p those of a prefix above v
@@ -39,7 +39,7 @@ PrefixNodes greedy_prefixes(const prefixshare::Forest& trie);
 /// so that a request which ends at an inner node is a leaf below it, and equal prompts are leaves of one node, which
 /// may share all that they have. The most that can be saved is A(root, 0). As a function of p, A(v, .) is convex and
 /// piecewise linear: it is kept as its breakpoints, which are merged upwards, the fewer into the more. O(N log^2 N) for
-/// N nodes, iterative, memory O(N). Of equal savings it takes the fewest groups below.
+/// N nodes, iterative, memory O(N). Of equal savings it takes the prefix above.
 PrefixNodes exact_prefixes(const prefixshare::Forest& trie);
 
 /// Groups by prefix node, in order of their first request; requests without a prefix are groups of one.

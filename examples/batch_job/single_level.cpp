@@ -31,6 +31,22 @@ std::vector<std::int64_t> requests_ending_at(const Forest& trie) {
   return count;
 }
 
+/// Per node: the most tokens of a node on its path.
+std::vector<std::int32_t> longest_labels(const Forest& trie) {
+  std::vector<std::int32_t> longest;
+  for (const prefixshare::Node& node : trie.nodes) {
+    longest.push_back(node.parent < 0 ? node.length : std::max(node.length, longest[at(node.parent)]));
+  }
+  return longest;
+}
+
+/// Moves the fewer elements.
+void move_into(std::vector<std::int32_t>* to, std::vector<std::int32_t>* from) {
+  if (to->size() < from->size()) to->swap(*from);
+  to->insert(to->end(), from->begin(), from->end());
+  *from = {};
+}
+
 /// A(v, .) on the integers from 0 to where v's parent ends.
 class Savings {
  public:
@@ -97,28 +113,26 @@ class Savings {
 
 PrefixNodes greedy_prefixes(const Forest& trie) {
   const std::size_t nodes = trie.nodes.size();
+  const std::vector<std::int32_t> longest = longest_labels(trie);
   std::vector<std::vector<std::int32_t>> below(nodes);          // what hangs below a node when its turn comes
   std::vector<std::int64_t> leaves = requests_ending_at(trie);  // of what stays together
   std::vector<std::int32_t> home(nodes, -1);                    // where a node stays; -1: it is a group of its own
   for (std::size_t c = nodes; c-- > 0;) {
     // The label of u, which hangs below c, is all that lies between the ends of c and u.
-    const auto moves_up = [&](std::int32_t u) {
-      return (leaves[at(u)] - 1) * (trie.path_end(u) - trie.path_end(static_cast<std::int32_t>(c))) >
-             trie.nodes[c].length;
+    const auto gain = [&trie, &leaves, end = trie.path_end(static_cast<std::int32_t>(c))](std::int32_t u) {
+      return (leaves[at(u)] - 1) * (trie.path_end(u) - end);
     };
     std::vector<std::int32_t>& up = below[c];
-    auto stay = std::partition(up.begin(), up.end(), moves_up);
+    auto stay = std::partition(up.begin(), up.end(), [&](std::int32_t u) { return gain(u) > trie.nodes[c].length; });
     if (leaves[c] == 0 && up.end() - stay == 1) stay = up.end();  // the only one left takes the place of c
     for (auto u = stay; u != up.end(); ++u) {
       leaves[c] += leaves[at(*u)];
       home[at(*u)] = static_cast<std::int32_t>(c);
     }
-    up.erase(stay, up.end());
+    const auto goes_to_the_top = [&](std::int32_t u) { return gain(u) > longest[c]; };  // its gain grows on the way
+    up.erase(std::remove_if(up.begin(), stay, goes_to_the_top), up.end());
     if (leaves[c] > 0) up.push_back(static_cast<std::int32_t>(c));
-    if (trie.nodes[c].parent < 0) continue;
-    std::vector<std::int32_t>& above = below[at(trie.nodes[c].parent)];
-    above.insert(above.end(), up.begin(), up.end());
-    up = {};
+    if (trie.nodes[c].parent >= 0) move_into(&below[at(trie.nodes[c].parent)], &up);
   }
   std::vector<std::int32_t> prefix(nodes);
   for (std::size_t n = 0; n < nodes; ++n) {
