@@ -36,14 +36,13 @@ Job read_job(const Options& options, std::string* what) {
 }
 
 /// Chooses prefixes by a planner, and times it.
-Groups choose(const char* name, PrefixNodes (*planner)(const prefixshare::Forest&), const Job& job,
-              std::optional<Choice>* choice) {
+Groups choose(const char* name, PrefixNodes (*planner)(const prefixshare::Forest&), const Job& job, Choice* choice) {
   const auto start = std::chrono::steady_clock::now();
   Groups groups = make_groups(job.trie, planner(job.trie));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const auto shared =
       std::count_if(groups.groups.begin(), groups.groups.end(), [](const Group& group) { return group.prefix > 0; });
-  *choice = Choice{name, shared, processed_tokens(job, groups), seconds};
+  *choice = {name, shared, processed_tokens(job, groups), seconds};
   return groups;
 }
 

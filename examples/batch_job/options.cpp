@@ -14,7 +14,8 @@ void add_options(CLI::App& app, Options* o) {
   app.add_option("input", o->source.input,
                  "JSONL of prompts with completions, GSM8K's example_model_solutions.jsonl, or a Mooncake trace; "
                  "default: the input of BatchLLM's benchmark");
-  app.add_option("--groups", o->source.groups, "prompts to read, or groups of the benchmark; default: all, 400");
+  app.add_option("--groups", o->source.groups,
+                 "prompts to read, default: all; or groups of the benchmark, default: 400");
   app.add_option("--requests", o->source.requests, "trace requests to read; default: all");
   app.add_option("--few-shot", o->source.few_shot, "gsm8k: worked questions in front of each question; default: 8");
   app.add_option("--decode", o->decode,

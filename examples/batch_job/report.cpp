@@ -36,7 +36,7 @@ std::string tokens_text(const Report& r) {
 std::string choices(const Report& r) {
   std::vector<std::vector<std::string>> rows = {{"prompt tokens", "groups", "to process", "saving", "chosen in"}};
   rows.push_back({"each request alone", "", with_commas(r.tokens.logical), percent(0), ""});
-  for (const Choice& c : {*r.greedy, *r.exact}) {
+  for (const Choice& c : {r.greedy, r.exact}) {
     rows.push_back({c.name, with_commas(c.groups), with_commas(c.processed), percent(r.saving(c.processed)),
                     seconds_text(c.seconds)});
   }
@@ -133,7 +133,7 @@ std::string to_text(const Report& r) {
                                         : "FAILED: some prompt is not its group's prefix and its own tokens") +
          "\n" + replays(r) + "\n" + chart(r, "batch size", [](const Iteration& i) { return i.batch; }) +
          chart(r, "KV tokens", [](const Iteration& i) { return i.kv; }) + step_text(r) + "\n" +
-         "Single-level groups save " + percent(r.saving(r.exact->processed)) +
+         "Single-level groups save " + percent(r.saving(r.exact.processed)) +
          " of the prompt tokens; all levels would save " + percent(r.saving(r.trie.unique_tokens)) + ".\n";
 }
 

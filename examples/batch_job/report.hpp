@@ -39,11 +39,11 @@ struct Report {
   std::string what;  ///< the input in words
   std::int64_t requests = 0;
   std::int64_t decode_tokens = 0;
-  std::int64_t blocks = 0;              ///< distinct blocks of a trace
-  prefix_report::TokenCount tokens;     ///< by set union
-  prefixshare::ForestStats trie;        ///< whose unique tokens are what many levels process
-  std::optional<Choice> greedy, exact;  ///< set by analyse
-  bool reconstructed = false;           ///< every prompt is its group's prefix and its own tokens, either choice
+  std::int64_t blocks = 0;           ///< distinct blocks of a trace
+  prefix_report::TokenCount tokens;  ///< by set union
+  prefixshare::ForestStats trie;     ///< whose unique tokens are what many levels process
+  Choice greedy, exact;
+  bool reconstructed = false;  ///< every prompt is its group's prefix and its own tokens, either choice
   std::vector<Way> ways;
   std::optional<Step> step;  ///< of the last way; none if nobody writes
 

@@ -51,8 +51,8 @@ std::string to_json(const Report& r) {
   if (r.blocks > 0) json["whole_block_tokens"] = r.blocks * prefix_report::kTraceBlock;
   json["decode_tokens"] = r.decode_tokens;
   json["ideal"] = {{"processed_tokens", r.trie.unique_tokens}, {"saving", r.saving(r.trie.unique_tokens)}};
-  json["greedy"] = choice_json(r, *r.greedy);
-  json["exact"] = choice_json(r, *r.exact);
+  json["greedy"] = choice_json(r, r.greedy);
+  json["exact"] = choice_json(r, r.exact);
   json["reconstructed"] = r.reconstructed;
   json["limits"] = {{"kv_budget", r.options.limits.kv_budget},
                     {"token_budget", r.options.limits.token_budget},

@@ -62,22 +62,22 @@ class Savings {
     other->jumps_.clear();
   }
 
-  /// Takes max(A, A(path) - path), as a node may that ends at `path` and begins below it: the second is a constant.
-  /// Returns the first p from which on the prefix above is as good as the node's own; 0 if it always is.
+  /// Takes max(A(p), A(path) - path), of which the second is the same for all p: a prefix of its own for a node that
+  /// ends at `path`. Returns the first p from which on the prefix above is as good; 0 if it always is.
   std::int64_t offer_prefix(std::int64_t path) {
     drop_from(path);
     const std::int64_t offer = at_zero_ + slope_ * path - moment_ - path;
     if (offer <= at_zero_) return 0;
     std::int64_t p = 0, value = at_zero_, slope = 0;
-    for (auto jump = jumps_.begin(); jump != jumps_.end(); jump = jumps_.erase(jump)) {
-      const std::int64_t value_there = value + slope * (jump->first - p);
-      if (value_there >= offer) break;
-      p = jump->first;
-      value = value_there;
-      slope += jump->second;
-      slope_ -= jump->second;
-      moment_ -= jump->second * p;
-    }
+    auto next = jumps_.begin();  // there is one, as A grows
+    do {
+      value += slope * (next->first - p);
+      p = next->first;
+      slope += next->second;
+      slope_ -= next->second;
+      moment_ -= next->second * p;
+      next = jumps_.erase(next);
+    } while (next != jumps_.end() && value + slope * (next->first - p) < offer);
     const std::int64_t steps = (offer - value + slope - 1) / slope;
     const std::int64_t above = value + slope * steps - offer;  // at the first integer that is not below the offer
     at_zero_ = offer;

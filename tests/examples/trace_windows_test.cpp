@@ -3,6 +3,7 @@
 // with a set union of the tokens.
 #include <algorithm>
 #include <cstdint>
+#include <iostream>
 #include <map>
 #include <numeric>
 #include <string>
