@@ -27,9 +27,9 @@ std::vector<T> random(std::int64_t count, unsigned seed) {
 /// Memory for the calls of one plan, one at a time; an engine allocates it once, for its limits.
 class WorkspaceMemory {
  public:
-  explicit WorkspaceMemory(const prefixshare::Plan& plan) {
+  explicit WorkspaceMemory(const prefixshare::Plan& plan, std::int32_t parts = 1) {
     const prefixshare::LayerKind& kind = plan.header.kind;
-    const prefixshare::PlanLimits limits = limits_of(plan, 1);
+    const prefixshare::PlanLimits limits = limits_of(plan, parts);
     std::int64_t forward = 0, backward = 0;
     throw_if_error(forward_workspace(kind, limits, &forward));
     throw_if_error(backward_workspace(kind, limits, &backward));
