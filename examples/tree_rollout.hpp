@@ -53,6 +53,7 @@ inline prefixshare::Forest rollout_forest(const RolloutWindow& window) {
     level = next;
   }
   std::vector<prefixshare::Sequence> rollouts;
+  rollouts.reserve(level.size());
   for (const std::int32_t node : level) rollouts.push_back({node, 0});
   const auto count = static_cast<std::int32_t>(nodes.size());
   const prefixshare::PoolShape pool = {count > 0 ? count : 1, 1};
