@@ -124,7 +124,7 @@ SearchTree searched(const Options& options, Policy policy, std::int32_t depths) 
   return tree;
 }
 
-Answer run(const std::string& arguments) { return prefixshare::tests::run_program(TREE_SEARCH, arguments); }
+Answer run(const std::string& arguments) { return prefixshare::tests::run(TREE_SEARCH, arguments); }
 
 /// Small enough for every build, and without times.
 const std::string kSmall = "--hq 2 --hkv 1 --d 8 --threads 2 --prompt 40 --repeats 0 ";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of programs share: files for their input, and runs with what they answer.
+// For tests of programs: files to give them, and what they answer.
 #pragma once
 
 #include <sys/wait.h>
@@ -25,26 +25,28 @@ class TemporaryFile {
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
   std::string path() const { return path_.string(); }
-  std::string text() const {
-    std::ifstream file(path_);
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
 
  private:
   static inline int count_ = 0;
   std::filesystem::path path_;
 };
 
+inline std::string read_file(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 struct Answer {
   int code = -1;
   std::string out, err;
 };
 
-inline Answer run_program(const std::string& program, const std::string& arguments) {
+/// Runs a program through the shell.
+inline Answer run(const std::string& program, const std::string& arguments) {
   const TemporaryFile out(""), err("");
   const std::string command = program + " " + arguments + " >" + out.path() + " 2>" + err.path();
   const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, out.text(), err.text()};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out.path()), read_file(err.path())};
 }
 
 }  // namespace prefixshare::tests
