@@ -51,7 +51,7 @@ class Call {
       : context_(context),
         kind_(kind),
         plan_(plan_of(context, tree, kind)),
-        memory_(plan_, context.executor.concurrency) {
+        memory_(kind, limits_of(plan_, context.executor.concurrency)) {
     const Forest& forest = tree.forest();
     rows_ = forest.rows();
     pool_ = cache.pool(forest);
