@@ -99,6 +99,30 @@ TEST_CASE("forest accounting: out_of_memory at every allocation, and the output 
       [&] { return counts == std::vector<std::int32_t>{77}; });
 }
 
+TEST_CASE("forest pruning: out_of_memory at every allocation, and the output as before", "[forest][errors]") {
+  const std::vector<std::int32_t> ids = {5, 7, 5, 9, 5, 7}, kv_len = {8, 5, 6};
+  const std::vector<std::uint8_t> keep = {1, 0, 1};
+  ps::Forest forest;
+  REQUIRE(ps::forest_from_block_tables({ids, 2, kv_len, {}, {4, 10}}, &forest).ok());
+  starve_forest("prune_forest", [&](ps::Forest* f) {
+    ps::ForestMap map;
+    const ps::Status status = ps::prune_forest(forest, keep, f, &map);
+    CHECK(map.rows.empty() == !status.ok());
+    return status;
+  });
+  starve_forest("compact_forest", [&](ps::Forest* f) {
+    std::vector<std::vector<std::int64_t>> slots;
+    const ps::Status status = ps::compact_forest(forest, f, &slots);
+    CHECK(slots.empty() == !status.ok());
+    return status;
+  });
+  ps::FreedStorage freed;
+  freed.tokens = 77;
+  starve(
+      "would_free", [&] { return ps::would_free(forest, keep, &freed); },
+      [&] { return freed.tokens == 77 && freed.pages.empty(); });
+}
+
 TEST_CASE("draft trees: out_of_memory at every allocation, and the output as before", "[draft_tree][errors]") {
   const std::vector<std::int32_t> parents = {-1, 0, 0, 1};
   const std::vector<std::uint8_t> accepted = {1, 1, 0, 1};

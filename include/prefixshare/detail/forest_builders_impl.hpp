@@ -136,11 +136,11 @@ struct ForestArrays {
   std::vector<Node> nodes;
   std::vector<Sequence> sequences;
 
-  /// One pool of `tokens` consecutive slots and one segment that covers it.
+  /// A pool of `tokens` consecutive slots and a segment that covers it.
   void add_contiguous_pool(std::int32_t tokens) {
+    segments.push_back({static_cast<std::int32_t>(pools.size()), static_cast<std::int32_t>(pages.size()), 0, tokens});
     pools.push_back({std::max(tokens, 1), tokens > 0 ? 1 : 0});
     if (tokens > 0) pages.push_back(0);
-    segments.push_back({0, 0, 0, tokens});
   }
 
   /// make_forest, refusing in the name of `op`.

@@ -30,7 +30,7 @@ class BackwardPlanner {
 
   Status build() {
     cost_groups();
-    if (Status s = check_disjoint_segments(); !s.ok()) return s;
+    if (Status s = check_segments(); !s.ok()) return s;
     make_blocks();
     return Status{};
   }
@@ -50,35 +50,10 @@ class BackwardPlanner {
   }
 
   /// Two segments on the same slots would give one dK two owners.
-  Status check_disjoint_segments() {
-    struct Piece {
-      std::int32_t pool, page, begin, end, segment;
-    };
+  Status check_segments() const {
     std::vector<char> used(plan_.segments.size(), 0);
     for (const NamedRange& n : named_) used[static_cast<std::size_t>(n.segment)] |= n.end > n.begin;
-    std::vector<Piece> pieces;
-    for (std::size_t s = 0; s < plan_.segments.size(); ++s) {
-      if (!used[s]) continue;
-      const Segment& seg = plan_.segments[s];
-      const std::int64_t size = plan_.pools[static_cast<std::size_t>(seg.pool)].page_size;
-      for (std::int64_t at = seg.offset, end = std::int64_t{seg.offset} + seg.length; at < end;) {
-        const std::int64_t stop = std::min(end, (at / size + 1) * size);
-        const std::int32_t page = plan_.pages[static_cast<std::size_t>(seg.first_page + at / size)];
-        pieces.push_back({seg.pool, page, static_cast<std::int32_t>(at % size),
-                          static_cast<std::int32_t>(stop - at / size * size), static_cast<std::int32_t>(s)});
-        at = stop;
-      }
-    }
-    std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
-      return std::tie(a.pool, a.page, a.begin) < std::tie(b.pool, b.page, b.begin);
-    });
-    for (std::size_t i = 1; i < pieces.size(); ++i) {
-      const Piece &a = pieces[i - 1], &b = pieces[i];
-      if (a.pool == b.pool && a.page == b.page && b.begin < a.end) {
-        return plan_error("segments", "slot", b.segment, ">=", b.begin, a.end);
-      }
-    }
-    return Status{};
+    return check_disjoint_segments(kPlanOp, plan_, used);
   }
 
   /// Blocks of at most kKeyBlock named keys, and for each the runs that cross it, in plan order.
