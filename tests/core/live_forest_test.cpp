@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "prefixshare/testing/problem.hpp"
 #include "support/catch.hpp"
 #include "support/engine_model.hpp"
 
@@ -65,6 +66,57 @@ std::string text_of(const LiveForest& live, const std::vector<SequenceId>& ids) 
   text += "\n" + to_string(all.forest());
   for (std::int32_t page : all.forest().pages) text += " " + std::to_string(page);
   return text;
+}
+
+/// Every node but the roots has two children or an end, and is counted where it hangs; each page is named once per
+/// node.
+void check_tree(const detail::PageTree& tree) {
+  std::vector<std::int32_t> children(tree.nodes(), 0), child_xor(tree.nodes(), 0);
+  std::set<std::vector<std::int32_t>> first_pages;
+  std::int64_t names[2][3] = {};
+  for (std::int32_t n = 2; n < static_cast<std::int32_t>(tree.nodes()); ++n) {
+    const detail::PageTree::Node& node = tree.node(n);
+    if (node.parent < 0) continue;
+    REQUIRE((node.ends > 0 || node.children > 1));
+    REQUIRE(node.first == tree.end(node.parent));
+    REQUIRE(node.pool == tree.node(node.parent).pool);
+    REQUIRE(first_pages.insert({node.parent, node.pages.at(0)}).second);
+    ++children[static_cast<std::size_t>(node.parent)];
+    child_xor[static_cast<std::size_t>(node.parent)] ^= n;
+    for (std::int32_t page : node.pages) ++names[node.pool][page];
+  }
+  for (std::int32_t n = 0; n < static_cast<std::int32_t>(tree.nodes()); ++n) {
+    REQUIRE(tree.node(n).children == children[static_cast<std::size_t>(n)]);
+    REQUIRE(tree.node(n).child_xor == child_xor[static_cast<std::size_t>(n)]);
+  }
+  for (std::int32_t pool = 0; pool < 2; ++pool) {
+    for (std::int32_t page = 0; page < static_cast<std::int32_t>(tree.names().size(pool)); ++page) {
+      REQUIRE(tree.names().count(pool, page) == names[pool][page]);
+    }
+  }
+}
+
+/// A sequence in a PageTree.
+struct PathEnd {
+  std::int32_t node, pool;
+  Pages pages;
+};
+
+std::int32_t common_pages(const Pages& a, const Pages& b) {
+  return static_cast<std::int32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+}
+
+void check_ends(const detail::PageTree& tree, const std::vector<PathEnd>& ends) {
+  for (const PathEnd& end : ends) {
+    Pages path;
+    tree.append_path(end.node, 0, &path);
+    REQUIRE(path == end.pages);
+    std::int32_t shared = 0;
+    for (const PathEnd& other : ends) {
+      if (&other != &end && other.pool == end.pool) shared = std::max(shared, common_pages(end.pages, other.pages));
+    }
+    REQUIRE(tree.shared_pages(end.node) == shared);
+  }
 }
 
 }  // namespace
@@ -310,6 +362,8 @@ TEST_CASE("LiveForest: a new epoch drops everything but the ids that were given"
   CHECK(e.live.forest().nodes.empty());
   CHECK(e.live.forest().pools.size() == 2);
   CHECK(e.live.actual_lengths().empty());
+  e.check({});
+  CHECK(e.live.version() == version + 1);
   CHECK(e.live.extend(a, 1).code == StatusCode::invalid_argument);
   const SequenceId b = e.add({0, 1, 2}, 20);
   CHECK(b != a);
@@ -367,6 +421,32 @@ TEST_CASE("LiveForest: a chain of 100,000 forks, up and down", "[live_forest]") 
   CHECK(pages == kCount);
   REQUIRE(live.stats(&stats).ok());
   CHECK(stats.nodes == 0);
+}
+
+TEST_CASE("PageTree: canonical after every change, and names are counted", "[live_forest]") {
+  testing::Random random(3);
+  detail::PageTree tree(2);
+  std::vector<PathEnd> ends;
+  for (int step = 0; step < 3'000; ++step) {
+    Pages pages(static_cast<std::size_t>(random.between(0, 6)));
+    for (std::int32_t& page : pages) page = random.between(0, 2);
+    if (ends.empty() || (ends.size() < 20 && random.chance(0.4))) {
+      const std::int32_t pool = random.between(0, 1);
+      ends.push_back({tree.add_end(pool, 0, pages), pool, pages});
+    } else {
+      const auto i = static_cast<std::size_t>(random.between(0, static_cast<std::int32_t>(ends.size()) - 1));
+      const std::int32_t keep = common_pages(ends[i].pages, pages);
+      if (random.chance(0.5)) {
+        ends[i].node = tree.move_end(ends[i].node, keep, Pages(pages.begin() + keep, pages.end()));
+        ends[i].pages = pages;
+      } else {
+        tree.remove_end(ends[i].node);
+        ends.erase(ends.begin() + static_cast<std::ptrdiff_t>(i));
+      }
+    }
+    check_tree(tree);
+    check_ends(tree, ends);
+  }
 }
 
 TEST_CASE("LiveForest: a capacity ends where int32 does", "[live_forest]") {
