@@ -9,6 +9,7 @@
 #include "prefixshare/engine_layouts.hpp"
 #include "prefixshare/forest.hpp"
 #include "prefixshare/kv_append.hpp"
+#include "prefixshare/live_forest.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"

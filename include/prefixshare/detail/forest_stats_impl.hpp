@@ -81,9 +81,8 @@ inline std::int64_t count_unique(const Forest& f) {
   return count_slots(std::move(runs));
 }
 
-inline ForestStats measure(const Forest& f) {
-  const std::vector<std::int32_t> depth = node_depths(f);
-  const std::int64_t unique = count_unique(f);  // nothing below throws: no result is ever half written
+inline ForestStats measure(const Forest& f, std::int64_t unique) {
+  const std::vector<std::int32_t> depth = node_depths(f);  // nothing below throws: no result is ever half written
   ForestStats stats;
   stats.sequences = static_cast<std::int64_t>(f.sequences.size());
   stats.nodes = static_cast<std::int64_t>(f.nodes.size());
@@ -134,7 +133,7 @@ inline std::string node_line(const Forest& f, std::int32_t n, std::int32_t depth
 inline Status forest_stats(const Forest& forest, ForestStats* stats) noexcept {
   if (Status s = detail::check_pointer("forest_stats", "stats", stats)) return s;
   try {
-    *stats = detail::measure(forest);
+    *stats = detail::measure(forest, detail::count_unique(forest));
     return {};
   } catch (...) {  // only allocation throws here
     return detail::out_of_memory("forest_stats", "stats");
@@ -155,7 +154,7 @@ inline std::string to_string(const Forest& forest, int max_nodes) {
   const auto count = static_cast<std::int32_t>(forest.nodes.size());
   const std::int32_t shown = std::min(count, std::max(max_nodes, 0));
   const std::vector<std::int32_t> depth = detail::node_depths(forest), references = detail::count_references(forest);
-  std::string text = detail::summary_line(detail::measure(forest));
+  std::string text = detail::summary_line(detail::measure(forest, detail::count_unique(forest)));
   for (std::int32_t n = 0; n < shown; ++n) {
     text += detail::node_line(forest, n, depth.data()[n], references.data()[n]);
   }
