@@ -179,7 +179,8 @@ class BlockTableForest {
   Status run(Forest* forest) {
     std::vector<std::int32_t> ends;
     for (std::int64_t s = 0; s < in_.kv_len.size(); ++s) {
-      ends.push_back(tree_.insert(in_.ids.subspan(s * in_.row_stride, pages_of(in_, s))));
+      const std::int64_t pages = pages_of(in_, s);
+      ends.push_back(pages == 0 ? -1 : tree_.insert(in_.ids.subspan(s * in_.row_stride, pages)));
     }
     tree_.sort_nodes(&ends);
     find_cuts(ends);
