@@ -39,7 +39,7 @@ struct ScheduledSequence {
 /// that they split or join.
 /// Errors of all calls: invalid_argument (null, negative, an id that does not run, a page id out of range, too few
 /// pages), capacity_exceeded (an index type), out_of_memory. On error nothing changes.
-/// Source: the tree over block ids is that of PAT (arXiv 2511.22333), section 4, kept up to date instead of made anew.
+/// Source: the tree over block ids is that of PAT (arXiv 2511.22333), kept up to date instead of made anew.
 class LiveForest {
  public:
   /// Drops every sequence and starts anew with these pools, which have one page size. Page ids of before mean nothing

@@ -2,12 +2,14 @@
 // Builders under memory that runs out: every single allocation fails once, nothing escapes, nothing changes.
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "prefixshare/draft_tree.hpp"
 #include "prefixshare/forest.hpp"
+#include "prefixshare/live_forest.hpp"
 #include "support/catch.hpp"
 
 namespace ps = prefixshare;
@@ -66,6 +68,36 @@ void starve_forest(const std::string& op, Build build) {
   CHECK(forest.fingerprint != fingerprint);
 }
 
+/// All that can be seen of these sequences.
+std::string text_of(const ps::LiveForest& live, const std::vector<ps::SequenceId>& ids) {
+  ps::LiveForest all = live;
+  std::vector<ps::ScheduledSequence> batch;
+  std::string text = ps::to_string(live.forest()) + std::to_string(live.version());
+  for (ps::SequenceId id : ids) {
+    ps::FreedStorage freed;
+    const bool runs = live.would_free({&id, 1}, &freed).ok();
+    if (runs) batch.push_back({id, 1});
+    text += "\n" + std::to_string(id) + (runs ? " runs, frees " : " does not, frees ") + std::to_string(freed.tokens);
+    for (const ps::PageId& p : freed.pages) text += " " + std::to_string(p.page);
+  }
+  REQUIRE(all.schedule(batch).ok());
+  text += "\n" + ps::to_string(all.forest());
+  for (std::int32_t page : all.forest().pages) text += " " + std::to_string(page);
+  return text;
+}
+
+/// Starves a change of an engine's sequences, which are `ids` before and perhaps after.
+void starve_live(const std::string& op, const ps::LiveForest& before, const std::vector<ps::SequenceId>& ids,
+                 const std::function<ps::Status(ps::LiveForest*)>& change) {
+  INFO(op);
+  ps::LiveForest starved = before, fed = before;
+  const std::string text = text_of(before, ids);
+  starve(
+      "LiveForest::" + op, [&] { return change(&starved); }, [&] { return text_of(starved, ids) == text; });
+  REQUIRE(change(&fed).ok());
+  CHECK(text_of(starved, ids) == text_of(fed, ids));
+}
+
 }  // namespace
 
 TEST_CASE("forest builders: out_of_memory at every allocation, and the output as before", "[forest][errors]") {
@@ -111,4 +143,54 @@ TEST_CASE("draft trees: out_of_memory at every allocation, and the output as bef
   starve(
       "accept_path", [&] { return ps::accept_path(parents, accepted, &path); },
       [&] { return path == std::vector<std::int32_t>{77}; });
+}
+
+TEST_CASE("LiveForest: out_of_memory at every allocation, and everything as before", "[live_forest][errors]") {
+  const ps::PoolShape pool = {2, 50};
+  const std::vector<std::int32_t> first = {1, 2, 3, 4, 5, 6}, second = {1, 2, 3, 7, 8}, third = {1, 9}, more = {20, 21};
+  const std::vector<std::int32_t> inside = {1, 2, 30, 31};
+  ps::LiveForest live;
+  std::vector<ps::SequenceId> ids(3);
+  REQUIRE(live.begin_epoch({&pool, 1}).ok());
+  REQUIRE(live.add(first, 10, &ids[0]).ok());
+  REQUIRE(live.add(second, 9, &ids[1]).ok());
+  REQUIRE(live.add(third, 4, &ids[2]).ok());
+  const std::vector<ps::ScheduledSequence> batch = {{ids[0], 2}, {ids[2], 1}};
+  REQUIRE(live.schedule(batch).ok());
+  ids.push_back(3);  // of the sequence that comes
+  ps::SequenceId id = -1;
+  std::vector<ps::PageId> freed;
+
+  starve_live("begin_epoch", live, ids, [&](ps::LiveForest* l) { return l->begin_epoch({&pool, 1}); });
+  starve_live("add", live, ids, [&](ps::LiveForest* l) { return l->add(inside, 7, &id); });
+  CHECK(id == 3);
+  starve_live("extend", live, ids, [&](ps::LiveForest* l) { return l->extend(ids[0], 4, more); });
+  starve_live("truncate", live, ids, [&](ps::LiveForest* l) { return l->truncate(ids[0], 3); });
+  starve_live("fork", live, ids, [&](ps::LiveForest* l) { return l->fork(ids[1], &id); });
+  starve_live("replace_pages", live, ids, [&](ps::LiveForest* l) {
+    freed.clear();
+    return l->replace_pages(ids[1], 1, first, &freed);
+  });
+  CHECK(freed.size() == 2);
+  starve_live("finish", live, ids, [&](ps::LiveForest* l) {
+    freed.clear();
+    return l->finish(ids[1], &freed);  // what is left of its path joins
+  });
+  CHECK(freed.size() == 2);
+  const std::vector<ps::ScheduledSequence> all = {{ids[1], 1}, {ids[0], 1}};
+  starve_live("schedule", live, ids, [&](ps::LiveForest* l) { return l->schedule(all); });
+
+  ps::ForestStats stats;
+  stats.depth = 77;
+  starve(
+      "LiveForest::stats", [&] { return live.stats(&stats); }, [&] { return stats.depth == 77; });
+  ps::FreedStorage storage;
+  storage.tokens = 77;
+  starve(
+      "LiveForest::would_free",
+      [&] {
+        return live.would_free({ids.data(), 3}, &storage);
+      },
+      [&] { return storage.tokens == 77 && storage.pages.empty(); });
+  CHECK(storage.tokens == 15);
 }
