@@ -97,20 +97,26 @@ Status make_forest(const ForestInput& input, Forest* forest) noexcept;
 /// An engine's block tables: row s of `ids` (stride `row_stride`) lists the pages of sequence s in order.
 /// Equal ids at equal path positions are one node (identity of a page is its id); a page that two sequences fill to
 /// different lengths splits at the shorter. kv_len includes this step's tokens; entries past ceil(kv_len / page_size)
-/// are never read.
-struct BlockTables {
-  Span<const std::int32_t> ids;
+/// are never read. Id is the integer type of the engine's tables; the ids themselves are page numbers, which an int32
+/// holds.
+template <class Id>
+struct BasicBlockTables {
+  Span<const Id> ids;
   std::int64_t row_stride = 0;
   Span<const std::int32_t> kv_len;  ///< [sequences] tokens, >= 0
   Span<const std::int32_t> q_len;   ///< [sequences] query rows, >= 0; empty: one each
   PoolShape pool;
 };
+using BlockTables = BasicBlockTables<std::int32_t>;
+using BlockTables64 = BasicBlockTables<std::int64_t>;
+
 /// Children are in order of first appearance by sequence. Linear in the ids, apart from a sort of the sequences.
 /// On error `*forest` is unchanged.
 ///
 /// Errors: invalid_argument (null, negative length, id outside [0, num_pages), row longer than row_stride or than ids),
 /// capacity_exceeded (more than INT32_MAX rows), out_of_memory.
 Status forest_from_block_tables(const BlockTables& tables, Forest* forest) noexcept;
+Status forest_from_block_tables(const BlockTables64& tables, Forest* forest) noexcept;
 
 /// Token ids of each sequence, CSR: sequence s owns tokens [offsets[s], offsets[s + 1]). Sequences with a common
 /// beginning share it token by token (a radix tree). Storage: one contiguous pool with each distinct token once, in
