@@ -161,9 +161,9 @@ struct PlannedCall {
   Buffer memory;
   Workspace workspace;
 
-  PlannedCall(const Context& context, const AttentionInput& input, Sharing sharing) {
-    PlanOptions options;
-    options.sharing = sharing;
+  PlannedCall(const Context& context, const AttentionInput& input, Sharing sharing)
+      : PlannedCall(context, input, with_sharing(sharing)) {}
+  PlannedCall(const Context& context, const AttentionInput& input, PlanOptions options) {
     options.target_parallelism = context.executor.concurrency;
     throw_if_error(make_plan(context, input.forest(), input.kind(), options, &plan));
     const PlanLimits limits = limits_of(plan, context.executor.concurrency);
@@ -177,6 +177,13 @@ struct PlannedCall {
     Attend args = input.attend();
     args.workspace = workspace;
     return tree_attention(context, plan, args);
+  }
+
+ private:
+  static PlanOptions with_sharing(Sharing sharing) {
+    PlanOptions options;
+    options.sharing = sharing;
+    return options;
   }
 };
 

@@ -38,6 +38,8 @@ int run(std::vector<char*> arguments) {
   prefixshare::throw_if_error(prefixshare::create_context(&session.context));
   prefixshare::bench::register_tree_attention(&session);
   prefixshare::bench::register_tree_attention_backward(&session);
+  prefixshare::bench::register_plan(&session);
+  prefixshare::bench::register_assignment(&session);
   prefixshare::bench::register_merge_and_shift(&session);
   prefixshare::bench::register_merge_states(&session);
   prefixshare::bench::register_rope(&session);

@@ -150,6 +150,8 @@ inline void report_floor(benchmark::State* state, const Floor& floor, const Ceil
 }
 
 // One per file <name>_bench.cpp. The session outlives the cases.
+void register_assignment(Session* session);
+void register_plan(Session* session);
 void register_tree_attention(Session* session);
 void register_tree_attention_backward(Session* session);
 void register_merge_and_shift(Session* session);

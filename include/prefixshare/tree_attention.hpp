@@ -74,8 +74,11 @@ struct Attend {
   const RopeTable* rope = nullptr;  ///< needed if the plan has a non-zero delta
   bool q_rotated = true;  ///< false: `rope` turns q to its position (times mscale); true: q comes rotated, and only
                           ///< the delta turns it (in the arithmetic type, before any rounding)
-  Span<const std::int32_t> actual_lengths;  ///< [plan.header.length_slots] tokens, <= capacity, host
-  std::uint64_t fingerprint = 0;            ///< of the caller's present forest; 0: not checked; else stale_plan
+  Span<const std::int32_t> actual_lengths;  ///< [plan.header.length_slots] tokens, each at most its capacity
+  /// Where actual_lengths lie: the space of the plan's implementation. On a device they are read when the call runs,
+  /// clamped to [0, capacity], and never by the host: an engine may write them in the same stream.
+  MemorySpace lengths_space = MemorySpace::host;
+  std::uint64_t fingerprint = 0;  ///< of the caller's present forest; 0: not checked; else stale_plan
   Workspace workspace;
 };
 

@@ -214,6 +214,8 @@ struct TreeCall {
     table->add_rope(&rope, "rope", plan.header.kind.D);
     table->add_array(&a->actual_lengths, "actual_lengths");
     auto* length = const_cast<std::int32_t*>(a->actual_lengths.data());
+    table->add("elsewhere", &a->lengths_space, MemorySpace::device,
+               {"actual_lengths", "space", 1, -1, StatusCode::backend_unavailable});
     table->add("negative", length, -1, {"actual_lengths", "", -1, 0});
     table->add("beyond the capacity", length, 5, {"actual_lengths", "", 5, 0, StatusCode::capacity_exceeded});
   }

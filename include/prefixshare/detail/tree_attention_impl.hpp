@@ -132,8 +132,28 @@ inline Status check_pools(const char* op, const PlanView& plan, const Attend& ar
   return {};
 }
 
+/// One length per slot, within its capacity as far as the host can see.
+inline Status check_lengths(const char* op, const PlanView& plan, const Attend& args, MemorySpace space) noexcept {
+  if (args.actual_lengths.empty() && plan.slot_capacity.empty()) return {};
+  if (Status s = check_array({op, "actual_lengths"}, args.actual_lengths, plan.header.length_slots)) return s;
+  if (args.lengths_space != space) {
+    const bool known = args.lengths_space == MemorySpace::host || args.lengths_space == MemorySpace::device;
+    return failure({op, "actual_lengths"}, "space", static_cast<int>(args.lengths_space), "==", static_cast<int>(space),
+                   StatusUnit::space, known ? StatusCode::backend_unavailable : StatusCode::invalid_argument);
+  }
+  for (std::int64_t i = 0; i < args.actual_lengths.size() && space == MemorySpace::host; ++i) {
+    const std::int32_t length = args.actual_lengths[i];
+    if (length < 0) return failure({op, "actual_lengths", i}, "", length, ">=", 0);
+    if (length > plan.slot_capacity[i]) {
+      return failure({op, "actual_lengths", i}, "", length, "<=", plan.slot_capacity[i], StatusUnit::number,
+                     StatusCode::capacity_exceeded);
+    }
+  }
+  return {};
+}
+
 /// Scale, soft cap, sinks, RoPE, lengths.
-inline Status check_parameters(const char* op, const PlanView& plan, const Attend& args) noexcept {
+inline Status check_parameters(const char* op, const PlanView& plan, const Attend& args, MemorySpace space) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (!std::isfinite(args.scale)) return failure({op, "scale"}, "isfinite", 0, "==", 1);
   if (!std::isfinite(args.softcap)) return failure({op, "softcap"}, "isfinite", 0, "==", 1);
@@ -146,17 +166,7 @@ inline Status check_parameters(const char* op, const PlanView& plan, const Atten
   if (args.rope != nullptr) {
     if (Status s = check_rope({op, "rope"}, *args.rope, kind.D)) return s;
   }
-  if (args.actual_lengths.empty() && plan.slot_capacity.empty()) return {};
-  if (Status s = check_array({op, "actual_lengths"}, args.actual_lengths, plan.header.length_slots)) return s;
-  for (std::int64_t i = 0; i < args.actual_lengths.size(); ++i) {
-    const std::int32_t length = args.actual_lengths[i];
-    if (length < 0) return failure({op, "actual_lengths", i}, "", length, ">=", 0);
-    if (length > plan.slot_capacity[i]) {
-      return failure({op, "actual_lengths", i}, "", length, "<=", plan.slot_capacity[i], StatusUnit::number,
-                     StatusCode::capacity_exceeded);
-    }
-  }
-  return {};
+  return check_lengths(op, plan, args, space);
 }
 
 inline Status check_workspace(const char* op, const Workspace& ws, std::int64_t counters, std::int64_t bytes) noexcept {
@@ -243,7 +253,7 @@ inline Status check_inputs(const char* op, const PlanView& plan, const Attend& a
   rule.dtypes = dtype_set(kind.q_dtype);
   if (Status s = check_view({op, "q"}, args.q, {{plan.header.rows, kind.Hq, kind.D}}, rule)) return s;
   if (Status s = check_pools(op, plan, args, space)) return s;
-  return check_parameters(op, plan, args);
+  return check_parameters(op, plan, args, space);
 }
 
 /// lse-like: any strides >= 0, the arithmetic type.
