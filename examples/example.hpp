@@ -24,12 +24,10 @@ std::vector<T> random(std::int64_t count, unsigned seed) {
   return values;
 }
 
-/// Memory for the calls of one plan, one at a time; an engine allocates it once, for its limits.
+/// Memory for the calls of every plan within limits, one at a time.
 class WorkspaceMemory {
  public:
-  explicit WorkspaceMemory(const prefixshare::Plan& plan) {
-    const prefixshare::LayerKind& kind = plan.header.kind;
-    const prefixshare::PlanLimits limits = limits_of(plan, 1);
+  WorkspaceMemory(const prefixshare::LayerKind& kind, const prefixshare::PlanLimits& limits) {
     std::int64_t forward = 0, backward = 0;
     throw_if_error(forward_workspace(kind, limits, &forward));
     throw_if_error(backward_workspace(kind, limits, &backward));
@@ -37,6 +35,8 @@ class WorkspaceMemory {
     data_.reset(std::aligned_alloc(256, static_cast<std::size_t>(bytes)));
     throw_if_error(init_workspace(kind, limits, data_.get(), bytes, &workspace_));
   }
+  /// For one plan; an engine allocates once, for its limits.
+  explicit WorkspaceMemory(const prefixshare::Plan& plan) : WorkspaceMemory(plan.header.kind, limits_of(plan, 1)) {}
   const prefixshare::Workspace& workspace() const { return workspace_; }
 
  private:

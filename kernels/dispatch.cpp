@@ -30,10 +30,10 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
 #if defined(PREFIXSHARE_HAS_X86)
 
 /// Nanoseconds as CostModel says, measured; docs/performance.md.
-constexpr CostModel avx512_cost() noexcept { return {1500, 0.10, 0.020, 1.1}; }
+constexpr CostModel avx512_cost() noexcept { return {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}; }
 /// Estimated from published rates of AMX, not measured.
-constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6}; }
-constexpr CostModel avx2_cost() noexcept { return {1800, 0.10, 0.021, 1.1}; }
+constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}; }
+constexpr CostModel avx2_cost() noexcept { return {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}; }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "format.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -48,6 +49,32 @@ std::string seconds_text(double seconds) {
 std::string flops_text(double flops) {
   static constexpr const char* kUnits[] = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"};
   return scaled(flops, 1000, kUnits, 6);
+}
+
+std::string plural(std::int64_t count, const std::string& what) {
+  return with_commas(count) + " " + what + (count == 1 ? "" : "s");
+}
+
+std::string line(const std::string& name, const std::string& text) {
+  return name + std::string(name.size() < 11 ? 11 - name.size() : 1, ' ') + text + "\n";
+}
+
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> width(rows.front().size(), 0);
+  for (const auto& row : rows) {
+    for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+  }
+  std::string text;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::string cells = " ";
+    for (std::size_t c = 0; c < rows[r].size(); ++c) {
+      const std::string gap(width[c] - rows[r][c].size(), ' ');
+      cells += " " + (c == 0 ? rows[r][c] + gap : " " + gap + rows[r][c]);
+    }
+    text += cells + "\n";
+    if (r == 0) text += "  " + std::string(cells.size() - 2, '-') + "\n";
+  }
+  return text;
 }
 
 }  // namespace prefix_report

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace prefix_report {
 
@@ -16,5 +17,11 @@ std::string bytes_text(double bytes);
 std::string seconds_text(double seconds);
 /// "2.67 GFLOP".
 std::string flops_text(double flops);
+/// "1 prompt", "1,319 prompts".
+std::string plural(std::int64_t count, const std::string& what);
+/// A line of a report: a short name, then the text in its column.
+std::string line(const std::string& name, const std::string& text);
+/// A table: the first row is the head; the first column to the left, the others to the right.
+std::string table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace prefix_report

@@ -28,12 +28,16 @@ struct Model {
   std::int32_t layers = 0;
 };
 
-struct Options {
+/// What to read.
+struct Source {
   std::string input;  ///< path
   Format format = Format::detect;
   std::int64_t groups = -1;    ///< prompts or questions; -1: all
   std::int64_t requests = -1;  ///< of a trace; -1: all
   std::int64_t few_shot = 8;   ///< worked questions in front of every GSM8K question
+};
+
+struct Options : Source {
   bool train = false;
   Model model;  ///< of the whole model
   Model run;    ///< of the layer that is run: fewer heads when training

@@ -66,10 +66,18 @@ void append(const std::string& text, Traffic* traffic) {
   for (const char byte : text) traffic->tokens.push_back(static_cast<unsigned char>(byte));
 }
 
-void end_sequence(const Lines& lines, Traffic* traffic) {
+void end_sequence(const Lines& lines, std::int64_t output, Traffic* traffic) {
   const std::int64_t end = static_cast<std::int64_t>(traffic->tokens.size());
   if (end - traffic->offsets.back() > std::numeric_limits<std::int32_t>::max()) lines.fail("a sequence is too long");
   traffic->offsets.push_back(end);
+  traffic->outputs.push_back(static_cast<std::int32_t>(output));
+}
+
+/// A sequence of a prompt and what a model wrote behind it.
+void append_pair(const Lines& lines, const std::string& prompt, const std::string& output, Traffic* traffic) {
+  append(prompt, traffic);
+  append(output, traffic);
+  end_sequence(lines, static_cast<std::int64_t>(output.size()), traffic);
 }
 
 /// {"prompt": "...", "completions": ["...", ...]}
@@ -77,9 +85,7 @@ void read_completions(const Lines& lines, const Json& object, Traffic* traffic) 
   const std::string prompt = lines.member(object, "prompt", Json::value_t::string);
   for (const Json& completion : lines.member(object, "completions", Json::value_t::array)) {
     if (!completion.is_string()) lines.fail("\"completions\" holds something that is not a string");
-    append(prompt, traffic);
-    append(completion.get<std::string>(), traffic);
-    end_sequence(lines, traffic);
+    append_pair(lines, prompt, completion, traffic);
   }
 }
 
@@ -93,20 +99,18 @@ void read_solutions(const Lines& lines, const Json& object, const std::string& h
   const std::int32_t before = traffic->sequences();
   for (const Json& value : object) {
     if (!value.is_object()) continue;
-    append(prompt, traffic);
-    append(lines.member(value, "solution", Json::value_t::string), traffic);
-    end_sequence(lines, traffic);
+    append_pair(lines, prompt, lines.member(value, "solution", Json::value_t::string), traffic);
   }
   if (traffic->sequences() == before) lines.fail("has no object with a \"solution\"");
 }
 
-/// {"input_length": tokens, "hash_ids": [id of each 512-token block of the prompt, ...], ...}
+/// {"input_length": tokens, "hash_ids": [id of each 512-token block of the prompt, ...], "output_length": tokens, ...};
+/// the output may be missing.
 class TraceReader {
  public:
   void read(const Lines& lines, const Json& object, Traffic* traffic) {
-    const std::int64_t length = lines.member(object, "input_length", Json::value_t::number_integer);
-    if (length < 0) lines.fail("\"input_length\" is negative: " + std::to_string(length));
-    if (length > std::numeric_limits<std::int32_t>::max()) lines.fail("\"input_length\" is too large");
+    const std::int64_t length = token_count(lines, object, "input_length");
+    const std::int64_t output = object.contains("output_length") ? token_count(lines, object, "output_length") : -1;
     const Json& ids = lines.member(object, "hash_ids", Json::value_t::array);
     const std::int64_t blocks = (length + kTraceBlock - 1) / kTraceBlock;
     if (static_cast<std::int64_t>(ids.size()) != blocks) {
@@ -120,10 +124,17 @@ class TraceReader {
     }
     traffic->lengths.push_back(static_cast<std::int32_t>(length));
     traffic->blocks = static_cast<std::int64_t>(blocks_.size());
-    end_sequence(lines, traffic);
+    end_sequence(lines, output, traffic);
   }
 
  private:
+  static std::int64_t token_count(const Lines& lines, const Json& object, const char* key) {
+    const std::int64_t count = lines.member(object, key, Json::value_t::number_integer);
+    if (count < 0) lines.fail(std::string("\"") + key + "\" is negative: " + std::to_string(count));
+    if (count > std::numeric_limits<std::int32_t>::max()) lines.fail(std::string("\"") + key + "\" is too large");
+    return count;
+  }
+
   std::unordered_map<std::int64_t, std::int32_t> blocks_;
 };
 
@@ -149,17 +160,17 @@ std::string read_header(Lines& lines, Json& object, std::int64_t questions) {
 
 }  // namespace
 
-Traffic read_traffic(const Options& options) {
-  Lines lines(options.input);
+Traffic read_traffic(const Source& source) {
+  Lines lines(source.input);
   Json object;
   if (!lines.next(&object)) lines.fail_file("has no line");
   Traffic traffic;
-  traffic.format = options.format == Format::detect ? detect(lines, object) : options.format;
+  traffic.format = source.format == Format::detect ? detect(lines, object) : source.format;
   std::string header;
-  if (traffic.format == Format::gsm8k) header = read_header(lines, object, options.few_shot);
+  if (traffic.format == Format::gsm8k) header = read_header(lines, object, source.few_shot);
   traffic.header_bytes = static_cast<std::int64_t>(header.size());
 
-  const std::int64_t limit = traffic.is_trace() ? options.requests : options.groups;
+  const std::int64_t limit = traffic.is_trace() ? source.requests : source.groups;
   TraceReader trace;
   do {
     if (limit >= 0 && traffic.groups == limit) break;

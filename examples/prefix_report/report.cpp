@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "report.hpp"
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <vector>
@@ -12,33 +11,6 @@
 namespace prefix_report {
 
 namespace {
-
-/// A table: the first column to the left, the others to the right.
-std::string table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> width(rows.front().size(), 0);
-  for (const auto& row : rows) {
-    for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
-  }
-  std::string text;
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    std::string line = " ";
-    for (std::size_t c = 0; c < rows[r].size(); ++c) {
-      const std::string gap(width[c] - rows[r][c].size(), ' ');
-      line += " " + (c == 0 ? rows[r][c] + gap : " " + gap + rows[r][c]);
-    }
-    text += line + "\n";
-    if (r == 0) text += "  " + std::string(line.size() - 2, '-') + "\n";
-  }
-  return text;
-}
-
-std::string line(const std::string& name, const std::string& text) {
-  return name + std::string(name.size() < 11 ? 11 - name.size() : 1, ' ') + text + "\n";
-}
-
-std::string plural(std::int64_t count, const std::string& what) {
-  return with_commas(count) + " " + what + (count == 1 ? "" : "s");
-}
 
 /// K and V of one token in one layer.
 double kv_token_bytes(const Report& r) {

@@ -74,6 +74,7 @@ Traffic subset(const Traffic& traffic, const std::vector<std::int32_t>& sequence
                        traffic.tokens.begin() + traffic.offsets[s + 1]);
     part.offsets.push_back(static_cast<std::int64_t>(part.tokens.size()));
     if (traffic.is_trace()) part.lengths.push_back(traffic.lengths[s]);
+    part.outputs.push_back(traffic.outputs[s]);
   }
   return part;
 }

@@ -21,6 +21,9 @@ struct Traffic {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> offsets = {0};
   std::vector<std::int32_t> lengths;  ///< traces only
+  /// Per sequence: tokens that a model wrote. Of a text its last ones; of a trace those behind the prompt, -1 if the
+  /// file does not say.
+  std::vector<std::int32_t> outputs;
 
   std::int32_t sequences() const { return static_cast<std::int32_t>(offsets.size()) - 1; }
   bool is_trace() const { return format == Format::trace; }
@@ -28,8 +31,8 @@ struct Traffic {
 
 inline constexpr std::int32_t kTraceBlock = 512;  ///< tokens of a trace's block
 
-/// Reads what `options` ask for. Throws InputError with file and line.
-Traffic read_traffic(const Options& options);
+/// Reads what `source` asks for. Throws InputError with file and line.
+Traffic read_traffic(const Source& source);
 
 /// The named sequences only, in their order.
 Traffic subset(const Traffic& traffic, const std::vector<std::int32_t>& sequences);

@@ -97,20 +97,26 @@ Status make_forest(const ForestInput& input, Forest* forest) noexcept;
 /// An engine's block tables: row s of `ids` (stride `row_stride`) lists the pages of sequence s in order.
 /// Equal ids at equal path positions are one node (identity of a page is its id); a page that two sequences fill to
 /// different lengths splits at the shorter. kv_len includes this step's tokens; entries past ceil(kv_len / page_size)
-/// are never read.
-struct BlockTables {
-  Span<const std::int32_t> ids;
+/// are never read. Id is the integer type of the engine's tables; the ids themselves are page numbers, which an int32
+/// holds.
+template <class Id>
+struct BasicBlockTables {
+  Span<const Id> ids;
   std::int64_t row_stride = 0;
   Span<const std::int32_t> kv_len;  ///< [sequences] tokens, >= 0
   Span<const std::int32_t> q_len;   ///< [sequences] query rows, >= 0; empty: one each
   PoolShape pool;
 };
+using BlockTables = BasicBlockTables<std::int32_t>;
+using BlockTables64 = BasicBlockTables<std::int64_t>;
+
 /// Children are in order of first appearance by sequence. Linear in the ids, apart from a sort of the sequences.
 /// On error `*forest` is unchanged.
 ///
 /// Errors: invalid_argument (null, negative length, id outside [0, num_pages), row longer than row_stride or than ids),
 /// capacity_exceeded (more than INT32_MAX rows), out_of_memory.
 Status forest_from_block_tables(const BlockTables& tables, Forest* forest) noexcept;
+Status forest_from_block_tables(const BlockTables64& tables, Forest* forest) noexcept;
 
 /// Token ids of each sequence, CSR: sequence s owns tokens [offsets[s], offsets[s + 1]). Sequences with a common
 /// beginning share it token by token (a radix tree). Storage: one contiguous pool with each distinct token once, in
@@ -173,6 +179,42 @@ struct FreedStorage {
   std::int64_t tokens = 0;    ///< distinct slots
   std::vector<PageId> pages;  ///< of which no slot is read any more, ascending by pool and page
 };
+/// What dropping the sequences s with keep[s] == 0 would free: slots that they read and no kept sequence does, and the
+/// pages of which they read a slot and the kept ones none. A length slot counts with its capacity. O(N log N) in the
+/// pages that nodes name. On error `*freed` is unchanged.
+///
+/// keep: [sequences]. Errors: invalid_argument (null, another size), out_of_memory.
+Status would_free(const Forest& forest, Span<const std::uint8_t> keep, FreedStorage* freed) noexcept;
+
+/// Old index -> new index; -1 for what is gone.
+struct ForestMap {
+  std::vector<std::int32_t> nodes;         ///< index into Forest::nodes
+  std::vector<std::int32_t> segments;      ///< index into Forest::segments
+  std::vector<std::int32_t> sequences;     ///< the caller's
+  std::vector<std::int32_t> rows;          ///< the caller's query rows
+  std::vector<std::int32_t> length_slots;  ///< index into a call's `actual_lengths`
+};
+/// The forest of the kept sequences (keep[s] != 0) in their order, with the nodes on their paths, the segments that
+/// these name and the pages of those; pools stay. What stays keeps its order, so that rows, segments and length slots
+/// close ranks, and nodes are not merged: a node that is left with an only child stays a node. Decode in
+/// batch_invariant mode has the bits of any other forest of the same sequences on the same cache. `node_of_input` of
+/// the result is the identity. `*pruned` may be `forest` itself. Linear. On error nothing is changed.
+///
+/// keep: [sequences]. Errors: invalid_argument (null, another size), out_of_memory.
+Status prune_forest(const Forest& forest, Span<const std::uint8_t> keep, Forest* pruned,
+                    ForestMap* map = nullptr) noexcept;
+
+/// The same sequences in the least memory: of each pool one contiguous page with the tokens that paths name, each once,
+/// in depth-first order of first use, and one segment that covers it (segment p is pool p's). Nodes that no path
+/// includes are left out as by prune_forest with every sequence kept, which also gives their map. Nodes that overlap in
+/// a segment keep their tokens together; a length slot keeps its capacity.
+/// slots[pool][page * page_size + slot] is the token's slot in the new pool, or -1: what KvAppend::slots takes to move
+/// K and V into other memory, with the old pool viewed as tokens. `*compacted` may be `forest` itself.
+/// O(N log N) in nodes and pages, and linear in the slots of the pools. On error nothing is changed.
+///
+/// Errors: invalid_argument (null, segments of nodes in use that lie on the same slots), capacity_exceeded (more than
+/// INT32_MAX tokens in a pool), out_of_memory.
+Status compact_forest(const Forest& forest, Forest* compacted, std::vector<std::vector<std::int64_t>>* slots) noexcept;
 
 /// A few lines of text: the accounting, then the tree, at most `max_nodes` nodes of it.
 std::string to_string(const Forest& forest, int max_nodes = 40);
@@ -182,4 +224,5 @@ std::string to_string(const Forest& forest, int max_nodes = 40);
 
 #include "prefixshare/detail/forest_builders_impl.hpp"
 #include "prefixshare/detail/forest_impl.hpp"
+#include "prefixshare/detail/forest_prune_impl.hpp"
 #include "prefixshare/detail/forest_stats_impl.hpp"

@@ -38,16 +38,25 @@ struct LayerKind {
 enum class Mode : std::uint8_t { fast, batch_invariant };
 
 /// automatic: the cost model decides per node; never: every sequence reads its whole path alone; always: every node
-/// with two or more readers is read once.
-enum class Sharing : std::uint8_t { automatic, never, always };
+/// with two or more readers is read once; given: as `PlanOptions::shared` says.
+enum class Sharing : std::uint8_t { automatic, never, always, given };
 
-/// Constants of an implementation's time per work item, nanoseconds on one thread:
-/// item + keys * Hkv * (D + Dv) * kv_element + pairs * Hq * (D + Dv) * mac (+ partial rows * Hq * (Dv + 1) * partial).
+/// Constants of an implementation's time, nanoseconds on one thread. A tile with p = rows * group packed rows per KV
+/// head, on k keys, takes
+///   item + k * Hkv * (D + Dv) * (kv_element + ceil(p / row_step) * row_step * mac)
+/// or, where p <= few_rows and a body for few rows runs (not in batch_invariant mode),
+///   item + k * Hkv * (D + Dv) * (few_kv_element + p * few_mac),
+/// and partial * Hq * (Dv + 1) for every row whose state is merged with others. Keys come from a cache: what sharing
+/// saves is reading them again. The defaults are those of `cpu:portable`.
 struct CostModel {
-  double item = 500;        ///< starting an item
-  double kv_element = 0.4;  ///< bringing one key or value element to the arithmetic units
-  double mac = 0.12;        ///< one multiply-add
-  double partial = 1.5;     ///< writing, reading and merging one element of a partial state
+  double item = 500;         ///< starting an item
+  double kv_element = 0.15;  ///< bringing one key or value element to the arithmetic units
+  double mac = 0.074;        ///< one multiply-add
+  double partial = 1.4;      ///< writing, reading and merging one element of a partial state
+  double few_kv_element = 0;
+  double few_mac = 0;
+  std::int32_t row_step = 4;  ///< packed rows that are multiplied together
+  std::int32_t few_rows = 0;  ///< packed rows that have a body of their own, at most; 0: there is none
 };
 
 inline constexpr std::int32_t kInvariantChunk = 512;  ///< path tokens of a chunk in batch_invariant mode
@@ -61,6 +70,7 @@ inline constexpr int kNameCapacity = 32;  ///< of an implementation's name, with
 struct PlanOptions {
   Mode mode = Mode::fast;
   Sharing sharing = Sharing::automatic;
+  Span<const std::uint8_t> shared;      ///< Sharing::given: per node of the forest, whether to read it once (not 0)
   bool backward = false;                ///< also build the transposed lists
   std::int32_t target_parallelism = 8;  ///< workers to balance for; an input of the plan, never read from the machine
   CostModel cost;
@@ -146,6 +156,35 @@ struct KeyBlock {
   std::int64_t cost = 0;  ///< predicted nanoseconds of all blocks before this one
 };
 
+/// What make_plan decided about the tokens of a node, and why. Nodes of a forest at which there is nothing to decide
+/// are one with others: a node without rows of its own and with one child, with that child; a node without tokens, with
+/// its parent; rows along a spine and draft trees, with the node that they go on from.
+struct NodeDecision {
+  enum class Reading : std::uint8_t {
+    shared,  ///< once, for all rows at and below
+    folded,  ///< again by the rows of each child, and by its own
+    alone,   ///< by its own rows: nothing is below
+    draft    ///< by its own rows and those of a draft tree, which is one run with ancestor bits
+  };
+  enum class Reason : std::uint8_t {
+    cost,    ///< the cheaper one
+    reader,  ///< it has one reader
+    asked,   ///< PlanOptions::sharing says so
+    chunk,   ///< batch_invariant: no whole chunk lies between `from` and `end`
+    budget   ///< fast: the plan has as many partial states as it may
+  };
+  std::int32_t node = -1;  ///< of the forest, the deepest
+  std::int32_t begin = 0;  ///< path positions of its tokens
+  std::int32_t end = 0;
+  std::int32_t from = 0;  ///< path position from which its rows read: `begin`, or before that where nodes above folded
+  std::int32_t own_rows = 0;
+  std::int32_t all_rows = 0;  ///< at and below
+  Reading reading = Reading::alone;
+  Reason reason = Reason::reader;
+  double shared_cost = 0;  ///< predicted nanoseconds, on one thread, of all at and below it if it is shared,
+  double folded_cost = 0;  ///< and if not; 0 where it was not compared
+};
+
 /// What a plan is, beside its lists.
 struct PlanHeader {
   std::int32_t version = kPlanVersion;
@@ -208,21 +247,23 @@ struct Plan {
   std::vector<GroupTile> group_tiles;
   std::vector<KeyBlock> blocks;
   std::vector<std::int32_t> block_runs;
+  std::vector<NodeDecision> decisions;  ///< of a forest's plan, in depth-first order; says, does no work
 
   PlanView view() const noexcept;
 };
 
 bool operator==(const LayerKind& a, const LayerKind& b) noexcept;
-/// Equal work: every list and the header, except the `sharing` that was asked for and the forest's fingerprint.
+/// Equal work: every list and the header, except decisions, the `sharing` that was asked for and the fingerprint.
 bool operator==(const Plan& a, const Plan& b) noexcept;
 inline bool operator!=(const Plan& a, const Plan& b) noexcept { return !(a == b); }
 
 /// Lowers a forest for one layer kind. May allocate; reuses the plan's memory; on error `*plan` is unspecified but
-/// valid to destroy or rebuild. Deterministic in its arguments. Sharing never loses: where the cost model sees nothing
-/// to gain the plan equals the one of Sharing::never. Bits of the operators are a function of (plan, implementation,
-/// inputs). This form plans for the typed operators; with a Context use the overload of context.hpp, which picks the
-/// implementation and its cost constants.
-/// Errors: invalid_argument (head counts, dims, window, dtype, target_parallelism), capacity_exceeded, out_of_memory.
+/// valid to destroy or rebuild. Deterministic in its arguments. Sharing::automatic takes the cheapest assignment under
+/// the cost model, exactly so on trees up to 32 levels deep; results never depend on it beyond rounding. Sharing never
+/// loses: where the model sees nothing to gain the plan equals the one of Sharing::never. Bits of the operators are a
+/// function of (plan, implementation, inputs). This form plans for the typed operators; with a Context use the overload
+/// of context.hpp, which picks the implementation and its cost constants. Errors: invalid_argument (head counts, dims,
+/// window, dtype, options), capacity_exceeded, out_of_memory.
 Status make_plan(const Forest& forest, const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept;
 
 /// An explicit rectangle: `row_count` instances from `first_row` against tokens [token, token + length) of a segment.
@@ -273,6 +314,10 @@ Status append_slots(const Forest& forest, std::int32_t pool, Span<std::int64_t> 
 
 /// A few lines of text: header, counts, then at most `max_items` items.
 std::string to_string(const Plan& plan, int max_items = 20);
+
+/// What was decided about each node and why, at most `max_nodes` of them, after a line of totals. A plan of rectangles
+/// has no nodes.
+std::string explain(const Plan& plan, int max_nodes = 40);
 
 }  // namespace v0_1
 }  // namespace prefixshare

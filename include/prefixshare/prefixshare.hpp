@@ -6,6 +6,7 @@
 #include "prefixshare/counters.hpp"
 #include "prefixshare/draft_tree.hpp"
 #include "prefixshare/dtype.hpp"
+#include "prefixshare/engine_layouts.hpp"
 #include "prefixshare/forest.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/live_forest.hpp"

@@ -39,24 +39,31 @@ struct KeyPlaces {
 };
 
 /// Asks for the tokens that come after a block, all heads of one token after the other, a little with every few keys
-/// that are worked on: many requests at once would wait for each other and hold up the loads.
+/// that are worked on: many requests at once would wait for each other and hold up the loads. Where a run ends the next
+/// one of the plan follows, which is the first of the next item at the end of an item: leaves are often not longer than
+/// a block, and would be found cold.
 class Ahead {
  public:
   /// `last`: the last piece of the block. `steps`: how often some() will be called.
   void start(const detail::AttendView& view, const detail::Piece& last, std::int32_t head, std::int32_t heads,
              std::int64_t steps) noexcept {
     const LayerKind& kind = view.kind();
-    const std::int64_t begin = last.key + (last.end - last.begin);
-    const std::int64_t keys = std::clamp<std::int64_t>(view.keys(*last.run) - begin, 0, detail::kBlockKeys);
-    const Segment& segment = view.plan.segments[last.run->segment];
-    const KvPool& pool = view.args.kv[segment.pool];
-    if (keys > 0) {
-      places_.find(view.plan, pool, segment, last.run->token + begin, head, 0, static_cast<std::int32_t>(keys));
+    const std::int32_t pool_index = view.plan.segments[last.run->segment].pool;
+    const KvPool& pool = view.args.kv[pool_index];
+    std::int64_t begin = last.key + (last.end - last.begin);
+    std::int32_t keys = 0;
+    for (const KeyRun* run = last.run; run != view.plan.runs.end() && keys < detail::kBlockKeys; ++run, begin = 0) {
+      const Segment& segment = view.plan.segments[run->segment];
+      if (segment.pool != pool_index) break;
+      const auto more =
+          static_cast<std::int32_t>(std::clamp<std::int64_t>(view.keys(*run) - begin, 0, detail::kBlockKeys - keys));
+      places_.find(view.plan, pool, segment, run->token + begin, head, keys, keys + more);
+      keys += more;
     }
     heads_ = heads;
     head_ = token_ = 0;
     next_ = 0;
-    end_ = keys * heads;
+    end_ = std::int64_t{keys} * heads;
     share_ = (end_ + steps - 1) / steps;
     k_bytes_ = kind.D * size_of(pool.k.dtype);
     v_bytes_ = kind.Dv * size_of(pool.v.dtype);

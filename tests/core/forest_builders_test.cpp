@@ -102,6 +102,13 @@ struct Tables {
   ps::PoolShape pool;
 
   ps::BlockTables view() const { return {ids, row_stride, kv_len, q_len, pool}; }
+  /// The same tables in `wide`, where ids that are never read do not even fit into an int32.
+  ps::BlockTables64 view64(std::vector<std::int64_t>* wide) const {
+    constexpr std::int64_t kGarbage = std::int64_t{1} << 40;
+    wide->assign(ids.begin(), ids.end());
+    for (std::int64_t& id : *wide) id = id < 0 ? kGarbage : id;
+    return {*wide, row_stride, kv_len, q_len, pool};
+  }
   std::vector<Place> places(std::int64_t s) const {
     std::vector<Place> result;
     for (std::int32_t t = 0; t < kv_len[at(s)]; ++t) {
@@ -138,9 +145,10 @@ Tables random_tables(Random& random) {
   return t;
 }
 
-void check_tables(const Tables& t) {
+template <class BlockTables>
+void check_forest(const Tables& t, const BlockTables& view) {
   ps::Forest f;
-  const ps::Status status = ps::forest_from_block_tables(t.view(), &f);
+  const ps::Status status = ps::forest_from_block_tables(view, &f);
   INFO(ps::to_string(status));
   REQUIRE(status.ok());
   std::vector<std::vector<Place>> strings;
@@ -160,6 +168,13 @@ void check_tables(const Tables& t) {
   CHECK(f.segments.size() == f.nodes.size());
   CHECK(stats_of(f).logical_tokens == logical);
   CHECK(stats_of(f).unique_tokens == static_cast<std::int64_t>(unique.size()));
+}
+
+/// Ids of 32 and of 64 bits.
+void check_tables(const Tables& t) {
+  check_forest(t, t.view());
+  std::vector<std::int64_t> wide;
+  check_forest(t, t.view64(&wide));
 }
 
 struct Tokens {
@@ -352,6 +367,31 @@ TEST_CASE("forest_from_block_tables: refuses with operator, argument, got and wa
   null.row_stride = std::numeric_limits<std::int64_t>::max();
   CHECK(to_string(ps::forest_from_block_tables(null, &f)) ==
         "forest_from_block_tables: ids.rows got 1, want > 1 (invalid_argument)");
+}
+
+TEST_CASE("forest_from_block_tables: ids of 64 bits are page numbers, never cut to 32", "[forest][builders][errors]") {
+  Tables sound;
+  sound.pool = {4, 10};
+  sound.row_stride = 3;
+  sound.ids = {5, 7, -1, 5, 9, -1};
+  sound.kv_len = {8, 5};
+  using Ids = std::vector<std::int64_t>;
+  const auto builder = [&sound](const Ids& ids, ps::Forest* f) {
+    return ps::forest_from_block_tables(ps::BlockTables64{ids, sound.row_stride, sound.kv_len, {}, sound.pool}, f);
+  };
+  constexpr std::int64_t kAbove = std::int64_t{1} << 32;
+  ps::Forest narrow, wide;
+  Ids ids = {5, 7, kAbove, 5, 9, -kAbove};
+  REQUIRE(ps::forest_from_block_tables(sound.view(), &narrow).ok());
+  REQUIRE(builder(ids, &wide).ok());
+  CHECK(narrow.fingerprint == wide.fingerprint);
+  const auto refuse = [&](const std::string& text, std::size_t i, std::int64_t id) {
+    check_refusal<Ids>(
+        builder, "forest_from_block_tables", ids, [&](Ids& v) { v[i] = id; }, text);
+  };
+  refuse("ids[4] got 4294967299, want < 10 (invalid_argument)", 4, kAbove + 3);
+  refuse("ids[1] got -4294967293, want >= 0 (invalid_argument)", 1, 3 - kAbove);
+  refuse("ids[0] got -1, want >= 0 (invalid_argument)", 0, -1);
 }
 
 TEST_CASE("forest_from_tokens: paths, storage and sharing against sets of prefixes", "[forest][builders]") {

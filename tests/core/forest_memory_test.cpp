@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "prefixshare/draft_tree.hpp"
+#include "prefixshare/engine_layouts.hpp"
 #include "prefixshare/forest.hpp"
 #include "prefixshare/live_forest.hpp"
 #include "support/catch.hpp"
@@ -131,6 +132,30 @@ TEST_CASE("forest accounting: out_of_memory at every allocation, and the output 
       [&] { return counts == std::vector<std::int32_t>{77}; });
 }
 
+TEST_CASE("forest pruning: out_of_memory at every allocation, and the output as before", "[forest][errors]") {
+  const std::vector<std::int32_t> ids = {5, 7, 5, 9, 5, 7}, kv_len = {8, 5, 6};
+  const std::vector<std::uint8_t> keep = {1, 0, 1};
+  ps::Forest forest;
+  REQUIRE(ps::forest_from_block_tables({ids, 2, kv_len, {}, {4, 10}}, &forest).ok());
+  starve_forest("prune_forest", [&](ps::Forest* f) {
+    ps::ForestMap map;
+    const ps::Status status = ps::prune_forest(forest, keep, f, &map);
+    CHECK(map.rows.empty() == !status.ok());
+    return status;
+  });
+  starve_forest("compact_forest", [&](ps::Forest* f) {
+    std::vector<std::vector<std::int64_t>> slots;
+    const ps::Status status = ps::compact_forest(forest, f, &slots);
+    CHECK(slots.empty() == !status.ok());
+    return status;
+  });
+  ps::FreedStorage freed;
+  freed.tokens = 77;
+  starve(
+      "would_free", [&] { return ps::would_free(forest, keep, &freed); },
+      [&] { return freed.tokens == 77 && freed.pages.empty(); });
+}
+
 TEST_CASE("draft trees: out_of_memory at every allocation, and the output as before", "[draft_tree][errors]") {
   const std::vector<std::int32_t> parents = {-1, 0, 0, 1};
   const std::vector<std::uint8_t> accepted = {1, 1, 0, 1};
@@ -143,6 +168,48 @@ TEST_CASE("draft trees: out_of_memory at every allocation, and the output as bef
   starve(
       "accept_path", [&] { return ps::accept_path(parents, accepted, &path); },
       [&] { return path == std::vector<std::int32_t>{77}; });
+}
+
+TEST_CASE("engine_layouts: out_of_memory at every allocation, and the output as before", "[engines][errors]") {
+  const std::vector<std::int32_t> table = {0, 1, 2, 4, 5, 6}, lens = {3, 2}, rows = {1, 0};
+  const std::vector<std::int32_t> starts = {0, 1, 2}, offsets = {0, 2, 4, 1, 3, 5, 4, 6, 8, 5, 7, 9};
+  const std::vector<std::uint64_t> seqs = {3, 1, 1, 2, 0, 0};
+  const std::vector<std::int32_t> pos = {0, 1, 2, 1, -1, -1};
+  ps::VllmTables vllm;
+  vllm.block_table = table;
+  vllm.row_stride = 3;
+  vllm.seq_lens = lens;
+  vllm.query_start_loc = starts;
+  vllm.block_size = 1;
+  vllm.num_blocks = 7;
+  ps::SglangTables sglang;
+  sglang.req_to_token = table;
+  sglang.row_stride = 3;
+  sglang.req_pool_indices = rows;
+  sglang.seq_lens = lens;
+  sglang.slots = 7;
+  ps::TrtllmTables trtllm;
+  trtllm.block_offsets = offsets;
+  trtllm.max_blocks = 3;
+  trtllm.sequence_lengths = lens;
+  trtllm.tokens_per_block = 1;
+  trtllm.blocks = 7;
+  trtllm.layers = 1;
+  ps::LlamaCells llama;
+  llama.pos = pos;
+  llama.seqs = seqs;
+  llama.seq_ids = rows;
+  ps::EngineTables tables;
+  const auto starve_tables = [&tables](const char* op, const std::function<ps::Status()>& make) {
+    tables = {};
+    tables.ids = {77};
+    starve(op, make, [&] { return tables.ids == std::vector<std::int32_t>{77} && tables.kv_len.empty(); });
+    CHECK(tables.kv_len.size() == 2);
+  };
+  starve_tables("vllm_tables", [&] { return ps::vllm_tables(vllm, &tables); });
+  starve_tables("sglang_tables", [&] { return ps::sglang_tables(sglang, &tables); });
+  starve_tables("trtllm_tables", [&] { return ps::trtllm_tables(trtllm, &tables); });
+  starve_tables("llama_tables", [&] { return ps::llama_tables(llama, &tables); });
 }
 
 TEST_CASE("LiveForest: out_of_memory at every allocation, and everything as before", "[live_forest][errors]") {

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // prefix_report: its readers count what a set union counts, its sampling keeps families whole, its checks can fail, and
 // the program answers good and bad input as it says.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -19,46 +13,16 @@
 #include "prefix_report/traffic.hpp"
 #include "support/catch.hpp"
 #include "support/data.hpp"
+#include "support/program.hpp"
 
 namespace {
 
 using Json = nlohmann::json;
 using namespace prefix_report;
+using prefixshare::tests::Answer;
+using prefixshare::tests::TemporaryFile;
 
-/// A file that is gone with the test.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::string& text) {
-    path_ = std::filesystem::temp_directory_path() /
-            ("prefix_report_test." + std::to_string(getpid()) + "." + std::to_string(count_++));
-    std::ofstream(path_) << text;
-  }
-  ~TemporaryFile() { std::filesystem::remove(path_); }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  std::string path() const { return path_.string(); }
-
- private:
-  static inline int count_ = 0;
-  std::filesystem::path path_;
-};
-
-struct Answer {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string read_file(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-Answer run(const std::string& arguments) {
-  const TemporaryFile out(""), err("");
-  const std::string command = std::string(PREFIX_REPORT) + " " + arguments + " >" + out.path() + " 2>" + err.path();
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out.path()), read_file(err.path())};
-}
+Answer run(const std::string& arguments) { return prefixshare::tests::run(PREFIX_REPORT, arguments); }
 
 /// Small enough for every build: two threads, one repeat, few dims.
 const std::string kSmall = "--hq 4 --hkv 2 --d 16 --threads 2 --repeats 1 ";

@@ -13,8 +13,10 @@ inline namespace v0_1 {
 
 namespace detail {
 
-/// A radix tree over strings of int32 symbols, which stay the caller's: a node's label is the part [begin, begin +
-/// length) of the string that came first through it. Linear in the symbols, whatever the shape of the tree.
+/// A radix tree over strings of integers that an int32 holds, which stay the caller's: a node's label is the part
+/// [begin, begin + length) of the string that came first through it. Linear in the symbols, whatever the shape of the
+/// tree.
+template <class Symbol>
 class RadixTree {
  public:
   struct Node {
@@ -23,7 +25,7 @@ class RadixTree {
     std::int32_t begin = 0;         ///< position of the label in every string below
     std::int32_t length = 0;
   };
-  using String = Span<const std::int32_t>;
+  using String = Span<const Symbol>;
 
   explicit RadixTree(std::int64_t strings) { strings_.reserve(static_cast<std::size_t>(strings)); }
 
@@ -81,12 +83,12 @@ class RadixTree {
     }
   };
 
-  static std::uint64_t key(std::int32_t node, std::int32_t symbol) noexcept {
+  static std::uint64_t key(std::int32_t node, Symbol symbol) noexcept {
     return static_cast<std::uint64_t>(static_cast<std::uint32_t>(node)) << 32 | static_cast<std::uint32_t>(symbol);
   }
 
   static std::int32_t common_prefix(String a, String b) noexcept {
-    const std::int32_t* end = a.begin() + std::min(a.size(), b.size());
+    const Symbol* end = a.begin() + std::min(a.size(), b.size());
     return static_cast<std::int32_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
   }
 
@@ -94,7 +96,7 @@ class RadixTree {
   /// and its children keep their keys.
   std::int32_t split(std::int32_t lower, std::int32_t length) {
     const std::int32_t upper = size();
-    const std::int32_t symbol = label(lower)[length];
+    const Symbol symbol = label(lower)[length];
     nodes_.push_back(node(lower));
     nodes_.back().length = length;
     nodes_.data()[lower].parent = upper;
@@ -136,11 +138,11 @@ struct ForestArrays {
   std::vector<Node> nodes;
   std::vector<Sequence> sequences;
 
-  /// One pool of `tokens` consecutive slots and one segment that covers it.
+  /// A pool of `tokens` consecutive slots and a segment that covers it.
   void add_contiguous_pool(std::int32_t tokens) {
+    segments.push_back({static_cast<std::int32_t>(pools.size()), static_cast<std::int32_t>(pages.size()), 0, tokens});
     pools.push_back({std::max(tokens, 1), tokens > 0 ? 1 : 0});
     if (tokens > 0) pages.push_back(0);
-    segments.push_back({0, 0, 0, tokens});
   }
 
   /// make_forest, refusing in the name of `op`.
@@ -153,12 +155,15 @@ struct ForestArrays {
 
 /// Block tables to a forest: a radix tree over whole pages, whose nodes are then cut inside their last page wherever a
 /// sequence stops there.
+template <class Id>
 class BlockTableForest {
  public:
-  explicit BlockTableForest(const BlockTables& tables)
+  using Tables = BasicBlockTables<Id>;
+
+  explicit BlockTableForest(const Tables& tables)
       : in_(tables), tree_(tables.kv_len.size()), page_size_(tables.pool.page_size) {}
 
-  static Status check(const BlockTables& in) noexcept {
+  static Status check(const Tables& in) noexcept {
     if (in.pool.page_size < 1) return invalid("pool", -1, "page_size", in.pool.page_size, ">=", 1);
     if (in.pool.num_pages < 0) return invalid("pool", -1, "num_pages", in.pool.num_pages, ">=", 0);
     if (in.row_stride < 0) return invalid("row_stride", -1, "", in.row_stride, ">=", 0);
@@ -174,7 +179,8 @@ class BlockTableForest {
   Status run(Forest* forest) {
     std::vector<std::int32_t> ends;
     for (std::int64_t s = 0; s < in_.kv_len.size(); ++s) {
-      ends.push_back(tree_.insert(in_.ids.subspan(s * in_.row_stride, pages_of(in_, s))));
+      const std::int64_t pages = pages_of(in_, s);
+      ends.push_back(pages == 0 ? -1 : tree_.insert(in_.ids.subspan(s * in_.row_stride, pages)));
     }
     tree_.sort_nodes(&ends);
     find_cuts(ends);
@@ -185,6 +191,7 @@ class BlockTableForest {
   }
 
  private:
+  using RadixNode = typename RadixTree<Id>::Node;
   static constexpr const char* kOp = "forest_from_block_tables";
 
   /// A forest node to be: it ends at path position `end`, in the pages of a radix node.
@@ -202,11 +209,11 @@ class BlockTableForest {
     return refuse(StatusCode::invalid_argument, kOp, argument, index, field, got, relation, want);
   }
 
-  static std::int64_t pages_of(const BlockTables& in, std::int64_t s) noexcept {
+  static std::int64_t pages_of(const Tables& in, std::int64_t s) noexcept {
     return (std::int64_t{in.kv_len[s]} + in.pool.page_size - 1) / in.pool.page_size;
   }
 
-  static Status check_row(const BlockTables& in, std::int64_t s) noexcept {
+  static Status check_row(const Tables& in, std::int64_t s) noexcept {
     if (in.kv_len[s] < 0) return invalid("kv_len", s, "", in.kv_len[s], ">=", 0);
     const std::int64_t pages = pages_of(in, s);
     if (pages == 0) return {};
@@ -228,7 +235,7 @@ class BlockTableForest {
     }
     std::vector<char> has_child(static_cast<std::size_t>(tree_.size()), 0);
     for (std::int32_t i = 0; i < tree_.size(); ++i) {
-      const RadixTree::Node& n = tree_.node(i);
+      const RadixNode& n = tree_.node(i);
       if (n.parent < 0) continue;
       if (has_child.data()[n.parent]) cuts_.push_back({n.parent, n.begin * page_size_});
       has_child.data()[n.parent] = 1;
@@ -261,10 +268,12 @@ class BlockTableForest {
 
   /// The pages of a radix node, and before them the one above where a cut left a part of that.
   void add_pages(std::int32_t radix_node, std::int32_t first_path_page) {
-    const RadixTree::Node& n = tree_.node(radix_node);
-    if (first_path_page < n.begin) out_.pages.push_back(tree_.label(n.parent)[tree_.node(n.parent).length - 1]);
-    const RadixTree::String label = tree_.label(radix_node);
-    out_.pages.insert(out_.pages.end(), label.begin(), label.end());
+    const RadixNode& n = tree_.node(radix_node);
+    const Id* begin = tree_.label(radix_node).begin();
+    if (first_path_page < n.begin) {
+      out_.pages.push_back(static_cast<std::int32_t>(tree_.label(n.parent)[tree_.node(n.parent).length - 1]));
+    }
+    out_.pages.insert(out_.pages.end(), begin, begin + n.length);  // checked: an int32 holds them
   }
 
   void add_sequences(const std::vector<std::int32_t>& ends) {
@@ -276,8 +285,8 @@ class BlockTableForest {
     }
   }
 
-  const BlockTables& in_;
-  RadixTree tree_;
+  const Tables& in_;
+  RadixTree<Id> tree_;
   std::int32_t page_size_;
   std::vector<Cut> cuts_;
   ForestArrays out_;
@@ -305,7 +314,7 @@ inline Status check_tokens(const char* op, const TokenSequences& in) noexcept {
 
 inline Status build_from_tokens(const char* op, const TokenSequences& in, Forest* forest) {
   const std::int64_t sequences = in.offsets.size() - 1;
-  RadixTree tree(sequences);
+  RadixTree<std::int32_t> tree(sequences);
   std::vector<std::int32_t> ends;
   for (std::int64_t s = 0; s < sequences; ++s) {
     ends.push_back(tree.insert(in.tokens.subspan(in.offsets[s], in.offsets[s + 1] - in.offsets[s])));
@@ -359,17 +368,26 @@ inline Status build_from_parents(const char* op, const ParentArray& in, Forest* 
   return s;
 }
 
+template <class Id>
+Status build_from_block_tables(const BasicBlockTables<Id>& tables, Forest* forest) noexcept {
+  constexpr const char* kOp = "forest_from_block_tables";
+  if (Status s = check_pointer(kOp, "forest", forest)) return s;
+  if (Status s = BlockTableForest<Id>::check(tables)) return s;
+  try {
+    return BlockTableForest<Id>(tables).run(forest);
+  } catch (...) {  // only allocation throws here
+    return out_of_memory(kOp, "forest");
+  }
+}
+
 }  // namespace detail
 
 inline Status forest_from_block_tables(const BlockTables& tables, Forest* forest) noexcept {
-  constexpr const char* kOp = "forest_from_block_tables";
-  if (Status s = detail::check_pointer(kOp, "forest", forest)) return s;
-  if (Status s = detail::BlockTableForest::check(tables)) return s;
-  try {
-    return detail::BlockTableForest(tables).run(forest);
-  } catch (...) {  // only allocation throws here
-    return detail::out_of_memory(kOp, "forest");
-  }
+  return detail::build_from_block_tables(tables, forest);
+}
+
+inline Status forest_from_block_tables(const BlockTables64& tables, Forest* forest) noexcept {
+  return detail::build_from_block_tables(tables, forest);
 }
 
 inline Status forest_from_tokens(const TokenSequences& input, Forest* forest) noexcept {

@@ -107,6 +107,12 @@ inline Status check_parent_range(const char* op, Span<const std::int32_t> parent
   return {};
 }
 
+/// Entries of the page list that a segment's tokens lie in.
+inline std::int64_t pages_of(const Segment& s, const PoolShape& pool) noexcept {
+  const std::int64_t slots = s.length == 0 ? 0 : std::int64_t{s.offset} + s.length;
+  return (slots + pool.page_size - 1) / pool.page_size;
+}
+
 /// Checks the arrays of a ForestInput; topology (cycles) and sums are checked while the forest is laid out.
 class ForestCheck {
  public:
@@ -161,8 +167,7 @@ class ForestCheck {
     const PoolShape& pool = in_.pools[s.pool];
     if (Status bad = in_range("segments", i, "offset", s.offset, 0, pool.page_size)) return bad;
     if (s.length < 0) return invalid("segments", i, "length", s.length, ">=", 0);
-    const std::int64_t slots = s.length == 0 ? 0 : std::int64_t{s.offset} + s.length;
-    const std::int64_t used = (slots + pool.page_size - 1) / pool.page_size;
+    const std::int64_t used = pages_of(s, pool);
     if (s.first_page < 0) return invalid("segments", i, "first_page", s.first_page, ">=", 0);
     if (s.first_page + used > in_.pages.size()) {
       return invalid("segments", i, "first_page", s.first_page, "<=", in_.pages.size() - used);

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "prefixshare/detail/plan_backward.hpp"
 #include "prefixshare/detail/plan_builder.hpp"
+#include "prefixshare/detail/share_planner.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {
@@ -34,8 +36,12 @@ class ForestPlanner : PlanBuilder {
     }
     plan_.header.length_slots = static_cast<std::int32_t>(plan_.slot_capacity.size());
     sort_deltas();
+    tree_ = PlanTreeBuilder(forest_, kind_, options_).build();
     make_tiles();
-    if (Status s = finish(forest_.row_map); !s.ok()) return s;
+    std::vector<std::int32_t> callers_rows;
+    callers_rows.reserve(tree_.rows.size());
+    for (const std::int32_t row : tree_.rows) callers_rows.push_back(forest_.row_map.data()[row]);
+    if (Status s = finish(callers_rows); !s.ok()) return s;
     if (!options_.backward) return Status{};
     std::vector<NamedRange> named;
     for (const Node& n : forest_.nodes) {
@@ -46,93 +52,97 @@ class ForestPlanner : PlanBuilder {
 
  private:
   using Index = std::size_t;
+  using Reading = NodeDecision::Reading;
+  using Reason = NodeDecision::Reason;
 
   void make_tiles() {
-    const std::int32_t nodes = static_cast<std::int32_t>(forest_.nodes.size());
-    const std::int32_t before = nodes > 0 ? forest_.row_begin[0] : forest_.rows();
-    emit_sequences(0, before, -1, 0);  // empty paths
-    start_.assign(static_cast<Index>(nodes), 0);
+    emit_sequences(0, tree_.empty_rows());  // empty paths
+    SharePlanner planner(tree_, kind_, options_);
+    std::vector<std::int32_t> starts(tree_.nodes.size());  // per node: where the reading of its children starts
     partial_budget_ = std::int64_t{kPartialRowsPerRow - 1} * forest_.rows() + kPartialRowsExtra;
-    for (std::int32_t v = 0; v < nodes;) {
-      const std::int32_t parent = forest_.nodes[static_cast<Index>(v)].parent;
-      const std::int32_t x = parent < 0 ? 0 : start_[static_cast<Index>(parent)];
-      if (forest_.row_end[static_cast<Index>(v)] == forest_.row_begin[static_cast<Index>(v)]) {
-        v = forest_.subtree_end[static_cast<Index>(v)];  // nobody asks below it
-      } else if (is_draft_root(v)) {
-        emit_draft(v, x);
-        v = forest_.subtree_end[static_cast<Index>(v)];
-      } else {
-        start_[static_cast<Index>(v)] = visit(v, x);
-        ++v;
-      }
+    for (std::int32_t i = 0; i < tree_.size(); ++i) {
+      const PlanTree::Node& n = tree_.node(i);
+      const NodeDecision d = decide(i, n.parent < 0 ? 0 : starts.data()[n.parent], &planner);
+      planner.settle(i, d.reading == Reading::shared);
+      starts.data()[i] = emit(n, d);
+      plan_.decisions.push_back(d);
     }
   }
 
-  /// Emits the tiles that end at node v and returns where the paths below it go on.
-  std::int32_t visit(std::int32_t v, std::int32_t x) {
-    const std::int32_t row_begin = forest_.row_begin[static_cast<Index>(v)];
-    const std::int32_t own_end = forest_.own_row_end[static_cast<Index>(v)];
-    const std::int32_t row_end = forest_.row_end[static_cast<Index>(v)];
-    const std::int32_t end = forest_.path_end(v);
-    const std::int32_t shared_end = invariant() ? end / kInvariantChunk * kInvariantChunk : end;
-    if (!share(v, x, shared_end)) {
-      emit_own(row_begin, own_end, v, x, end);
-      return x;
-    }
-    partial_budget_ -= row_end - row_begin;
-    if (row_end - row_begin <= tile_row_limit(kind_)) {
-      emit_tiles(row_begin, row_end, v, x, shared_end);
-      if (shared_end < end) emit_own(row_begin, own_end, v, shared_end, end);
-    } else {  // own rows stay out of the shared tiles: they end here and need no partial state
-      emit_own(row_begin, own_end, v, x, end);
-      emit_tiles(own_end, row_end, v, x, shared_end);
-    }
-    return shared_end;
-  }
-
-  /// Whether reading path [x, end) once for all rows below v beats reading it once per child and for v's own rows.
-  bool share(std::int32_t v, std::int32_t x, std::int32_t end) const noexcept {
-    if (options_.sharing == Sharing::never || end <= x) return false;
-    const std::int32_t limit = tile_row_limit(kind_);
-    const std::int64_t rows = forest_.row_end[static_cast<Index>(v)] - forest_.row_begin[static_cast<Index>(v)];
-    const std::int64_t own = forest_.own_row_end[static_cast<Index>(v)] - forest_.row_begin[static_cast<Index>(v)];
-    std::int64_t readers = own > 0, reads = ceil_div(own, limit);
-    for (std::int32_t c = v + 1; c < forest_.subtree_end[static_cast<Index>(v)];
-         c = forest_.subtree_end[static_cast<Index>(c)]) {
-      const std::int64_t below = forest_.row_end[static_cast<Index>(c)] - forest_.row_begin[static_cast<Index>(c)];
-      readers += below > 0;
-      reads += ceil_div(below, limit);
-    }
-    if (readers < 2 || (!invariant() && rows > partial_budget_)) return false;
-    if (options_.sharing == Sharing::always) return true;
-    const std::int64_t tiles = ceil_div(rows, limit);
-    const CostModel& c = options_.cost;
-    const double saved =
-        static_cast<double>(reads - tiles) * (end - x) * kind_.Hkv * (kind_.D + kind_.Dv) * c.kv_element;
-    const double spent =
-        static_cast<double>(rows) * kind_.Hq * (kind_.Dv + 1) * c.partial * 2 + static_cast<double>(tiles) * c.item;
-    return saved > spent;
-  }
-
-  /// Private tiles: all own rows of a node together, or each sequence alone when nothing is shared.
-  void emit_own(std::int32_t begin, std::int32_t end, std::int32_t v, std::int32_t x, std::int32_t y) {
-    if (options_.sharing == Sharing::never) {
-      emit_sequences(begin, end, v, y);
+  NodeDecision decide(std::int32_t i, std::int32_t x, SharePlanner* planner) {
+    const PlanTree::Node& n = tree_.node(i);
+    NodeDecision d{n.node, n.begin, n.end, x, n.own_rows(), n.all_rows()};
+    const std::int32_t readers = count_readers(i);
+    d.reading = n.draft ? Reading::draft : n.own_rows() == n.all_rows() ? Reading::alone : Reading::folded;
+    if (n.draft || readers < 2) return d;
+    if (options_.sharing == Sharing::automatic) {
+      const SharePlanner::Choice c = planner->choose(i, x);
+      d.folded_cost = c.folded;
+      d.shared_cost = c.shared < std::numeric_limits<double>::infinity() ? c.shared : 0;
+      d.reason = Reason::cost;
+      if (c.shared < c.folded) d.reading = Reading::shared;
     } else {
-      emit_tiles(begin, end, v, x, y);
+      d.reason = Reason::asked;
+      if (options_.sharing == Sharing::always) d.reading = Reading::shared;
+      if (options_.sharing == Sharing::given && options_.shared[n.node] != 0) d.reading = Reading::shared;
+    }
+    if (shared_end(n, options_.mode) <= x) {
+      d.reading = n.own_rows() == n.all_rows() ? Reading::alone : Reading::folded;
+      d.reason = Reason::chunk;
+    } else if (d.reading == Reading::shared && !invariant() && n.all_rows() > partial_budget_) {
+      d.reading = Reading::folded;
+      d.reason = Reason::budget;
+    }
+    return d;
+  }
+  /// Its children with rows, and its own rows.
+  std::int32_t count_readers(std::int32_t i) const noexcept {
+    std::int32_t readers = tree_.node(i).own_rows() > 0;
+    for (std::int32_t c = i + 1; c < tree_.node(i).subtree_end; c = tree_.node(c).subtree_end) ++readers;
+    return readers;
+  }
+
+  /// Emits the tiles that end at a node and returns where the paths below it go on.
+  std::int32_t emit(const PlanTree::Node& n, const NodeDecision& d) {
+    if (n.draft) {
+      emit_draft(n, d.from);
+      return n.end;
+    }
+    if (d.reading != Reading::shared) {
+      emit_own(n, d.from);
+      return d.from;
+    }
+    const std::int32_t end = shared_end(n, options_.mode);
+    partial_budget_ -= n.all_rows();
+    if (n.all_rows() <= tile_row_limit(kind_)) {
+      emit_tiles(n.row_begin, n.row_end, n.node, d.from, end);
+      if (end < n.end) emit_tiles(n.row_begin, n.own_end, n.node, end, n.end);
+    } else {  // own rows stay out of the shared tiles: they end here and need no partial state
+      emit_tiles(n.row_begin, n.own_end, n.node, d.from, n.end);
+      emit_tiles(n.own_end, n.row_end, n.node, d.from, end);
+    }
+    return end;
+  }
+
+  /// All own rows of a node together, or each sequence alone when nothing is shared.
+  void emit_own(const PlanTree::Node& n, std::int32_t x) {
+    if (options_.sharing == Sharing::never) {
+      emit_sequences(n.row_begin, n.own_end);
+    } else {
+      emit_tiles(n.row_begin, n.own_end, n.node, x, n.end);
     }
   }
-  void emit_sequences(std::int32_t begin, std::int32_t end, std::int32_t v, std::int32_t y) {
+  void emit_sequences(std::int32_t begin, std::int32_t end) {
     while (begin < end) {
       std::int32_t stop = begin + 1;
-      const std::int32_t sequence = forest_.row_sequence[static_cast<Index>(begin)];
-      while (stop < end && forest_.row_sequence[static_cast<Index>(stop)] == sequence) ++stop;
-      emit_tiles(begin, stop, v, 0, y);
+      const std::int32_t sequence = sequence_of(begin), node = forest_.sequences.data()[sequence].node;
+      while (stop < end && sequence_of(stop) == sequence) ++stop;
+      emit_tiles(begin, stop, node, 0, forest_.path_end(node));
       begin = stop;
     }
   }
 
-  /// Tiles of depth-first rows [begin, end) against path positions [x, y) of node v's path.
+  /// Tiles of the tree's rows [begin, end) against path positions [x, y) of node v's path.
   void emit_tiles(std::int32_t begin, std::int32_t end, std::int32_t v, std::int32_t x, std::int32_t y) {
     for (std::int32_t at = begin; at < end; at += tile_row_limit(kind_)) {
       const std::int32_t count = std::min(tile_row_limit(kind_), end - at);
@@ -165,12 +175,15 @@ class ForestPlanner : PlanBuilder {
     tile_deltas_.push_back({delta, first});
     return first;
   }
+  std::int32_t sequence_of(std::int32_t row) const noexcept {
+    return forest_.row_sequence.data()[tree_.rows.data()[row]];
+  }
   RowInstance row_instance(std::int32_t row) const noexcept {
     RowInstance r;
-    r.row = forest_.row_map[static_cast<Index>(row)];
-    r.order = r.position = forest_.order(row);
-    const std::int32_t node = forest_.sequences[static_cast<Index>(forest_.row_sequence[static_cast<Index>(row)])].node;
-    r.length_slot = node < 0 ? -1 : forest_.nodes[static_cast<Index>(node)].length_slot;
+    r.row = forest_.row_map.data()[tree_.rows.data()[row]];
+    r.order = r.position = forest_.order(tree_.rows.data()[row]);
+    const std::int32_t node = forest_.sequences.data()[sequence_of(row)].node;
+    r.length_slot = node < 0 ? -1 : forest_.nodes.data()[node].length_slot;
     return r;
   }
 
@@ -238,81 +251,30 @@ class ForestPlanner : PlanBuilder {
     return below && inside && run.length_slot < 0 ? MaskKind::full : MaskKind::interval;
   }
 
-  /// Whether everything below v is a draft tree: up to 64 tokens in short nodes, consecutive slots of one segment.
-  bool is_draft_root(std::int32_t v) const noexcept {
-    const std::int32_t end = forest_.subtree_end[static_cast<Index>(v)];
-    const std::int32_t nodes = end - v - 1;
-    const std::int32_t rows = forest_.row_end[static_cast<Index>(v)] - forest_.own_row_end[static_cast<Index>(v)];
-    if (invariant() || options_.sharing == Sharing::never || nodes < 2 || nodes > kDraftTokens || rows < 2)
-      return false;
-    const Node& first = forest_.nodes[static_cast<Index>(v + 1)];
-    std::int32_t low = INT32_MAX, high = INT32_MIN, tokens = 0;
-    for (std::int32_t n = v + 1; n < end; ++n) {
-      const Node& node = forest_.nodes[static_cast<Index>(n)];
-      if (node.length < 1 || node.segment != first.segment || node.delta != first.delta || node.length_slot >= 0)
-        return false;
-      low = std::min(low, node.begin);
-      high = std::max(high, node.begin + node.length);
-      tokens += node.length;
-      if (tokens > kDraftTokens) return false;
-    }
-    if (high - low != tokens || tokens > 2 * nodes) return false;
-    std::uint64_t seen = 0;  // disjoint: every slot exactly once
-    for (std::int32_t n = v + 1; n < end; ++n) seen |= token_bits(n, low, forest_.nodes[static_cast<Index>(n)].length);
-    return seen == low_bits(tokens);
-  }
-  static std::uint64_t low_bits(std::int32_t n) noexcept {
-    return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
-  }
-  std::uint64_t token_bits(std::int32_t n, std::int32_t low, std::int32_t count) const noexcept {
-    return count <= 0 ? 0 : low_bits(count) << (forest_.nodes[static_cast<Index>(n)].begin - low);
-  }
-
-  /// Rows of v's subtree: the path up to and with v, then the whole draft tree as one run with ancestor bits.
-  void emit_draft(std::int32_t v, std::int32_t x) {
+  /// Rows of a draft tree: the path down to its root, then all of it as one run with ancestor bits.
+  void emit_draft(const PlanTree::Node& n, std::int32_t x) {
+    const DraftRun run = draft_run(forest_, n.node);
     KeyRun draft;
-    const std::int32_t end = forest_.subtree_end[static_cast<Index>(v)];
-    std::int32_t low = INT32_MAX, tokens = 0;
-    for (std::int32_t n = v + 1; n < end; ++n) {
-      low = std::min(low, forest_.nodes[static_cast<Index>(n)].begin);
-      tokens += forest_.nodes[static_cast<Index>(n)].length;
-    }
-    draft.segment = forest_.nodes[static_cast<Index>(v + 1)].segment;
-    draft.token = low;
-    draft.length = tokens;
-    draft.position = forest_.path_end(v);
+    draft.segment = run.segment;
+    draft.token = run.token;
+    draft.length = run.length;
+    draft.position = n.end;
     draft.mask = MaskKind::bits;
-    const std::int32_t row_end = forest_.row_end[static_cast<Index>(v)];
-    for (std::int32_t at = forest_.row_begin[static_cast<Index>(v)]; at < row_end; at += tile_row_limit(kind_)) {
-      const std::int32_t count = std::min(tile_row_limit(kind_), row_end - at);
+    for (std::int32_t at = n.row_begin; at < n.row_end; at += tile_row_limit(kind_)) {
+      const std::int32_t count = std::min(tile_row_limit(kind_), n.row_end - at);
       open(at, count, x == 0);
-      add_path(at, count, v, x, forest_.path_end(v));
-      draft.first_instance = instances_for(delta_index(forest_.nodes[static_cast<Index>(v + 1)].delta));
+      add_path(at, count, n.node, x, n.end);
+      draft.first_instance = instances_for(delta_index(forest_.nodes.data()[n.node + 1].delta));
       draft.first_word = static_cast<std::int64_t>(plan_.words.size());
-      for (std::int32_t i = 0; i < count; ++i) plan_.words.push_back(draft_word(at + i, v, low));
+      for (std::int32_t i = 0; i < count; ++i) {
+        plan_.words.push_back(draft_word(forest_, run, n.node, tree_.rows.data()[at + i], kind_.window));
+      }
       add_run(draft);
     }
   }
-  /// Visible draft tokens of a row: ancestors-or-self up to its order and inside the window, which cannot go stale here
-  /// because a draft tree has no length slots.
-  std::uint64_t draft_word(std::int32_t row, std::int32_t root, std::int32_t low) const noexcept {
-    const std::int64_t order = forest_.order(row);
-    const std::int64_t first = kind_.window < 0 ? INT32_MIN : order - kind_.window + 1;
-    std::uint64_t word = 0;
-    std::int32_t n = forest_.sequences[static_cast<Index>(forest_.row_sequence[static_cast<Index>(row)])].node;
-    for (; n != root; n = forest_.nodes[static_cast<Index>(n)].parent) {
-      const std::int64_t path = forest_.path_begin[static_cast<Index>(n)];
-      const std::int32_t length = forest_.nodes[static_cast<Index>(n)].length;
-      const auto upto = [&](std::int64_t position) {
-        return static_cast<std::int32_t>(std::clamp<std::int64_t>(position - path, 0, length));
-      };
-      word |= token_bits(n, low, upto(order + 1)) & ~token_bits(n, low, upto(first));
-    }
-    return word;
-  }
 
   const Forest& forest_;
-  std::vector<std::int32_t> start_;  // per node: path position where the ranges of its children start
+  PlanTree tree_;
   std::int64_t partial_budget_ = 0;
   std::int32_t tile_row_ = 0;
   std::vector<std::pair<std::int32_t, std::int32_t>> tile_deltas_;  // of the open tile: delta index, first instance

@@ -19,24 +19,30 @@ struct SlotRun {
   std::int32_t page;
   std::int32_t begin;
   std::int32_t end;
+  std::int32_t segment = -1;  ///< whose tokens they hold
   bool operator<(const SlotRun& other) const noexcept {
     return std::tie(pool, page, begin) < std::tie(other.pool, other.page, other.begin);
   }
 };
 
-/// Appends where a node's tokens lie, page by page.
-inline void add_slot_runs(const Forest& f, const Node& node, std::vector<SlotRun>* runs) {
-  if (node.length == 0) return;
-  const Segment& segment = f.segments.data()[node.segment];
-  const std::int64_t page_size = f.pools.data()[segment.pool].page_size;
-  const std::int64_t end = std::int64_t{segment.offset} + node.begin + node.length;
-  for (std::int64_t at = end - node.length; at < end;) {
+/// Appends where tokens [begin, begin + length) of a segment lie, page by page. `in` is a Forest or a Plan.
+template <class Storage>
+void add_slot_runs(const Storage& in, std::int32_t segment, std::int32_t begin, std::int32_t length,
+                   std::vector<SlotRun>* runs) {
+  if (length == 0) return;
+  const Segment& s = in.segments.data()[segment];
+  const std::int64_t page_size = in.pools.data()[s.pool].page_size;
+  const std::int64_t end = std::int64_t{s.offset} + begin + length;
+  for (std::int64_t at = end - length; at < end;) {
     const std::int64_t slot = at % page_size;
     const std::int64_t count = std::min(page_size - slot, end - at);
-    const std::int32_t page = f.pages.data()[segment.first_page + at / page_size];
-    runs->push_back({segment.pool, page, static_cast<std::int32_t>(slot), static_cast<std::int32_t>(slot + count)});
+    const std::int32_t page = in.pages.data()[s.first_page + at / page_size];
+    runs->push_back({s.pool, page, static_cast<std::int32_t>(slot), static_cast<std::int32_t>(slot + count), segment});
     at += count;
   }
+}
+inline void add_slot_runs(const Forest& f, const Node& node, std::vector<SlotRun>* runs) {
+  add_slot_runs(f, node.segment, node.begin, node.length, runs);
 }
 
 /// Size of the union of the runs.
@@ -50,6 +56,22 @@ inline std::int64_t count_slots(std::vector<SlotRun> runs) {
     covered.end = std::max(covered.end, run.end);
   }
   return slots;
+}
+
+/// Segments with used[s] != 0 lie on slots of their own, each on every slot once.
+template <class Storage>
+Status check_disjoint_segments(const char* op, const Storage& in, const std::vector<char>& used) {
+  std::vector<SlotRun> runs;
+  for (std::size_t s = 0; s < used.size(); ++s) {
+    if (used[s]) add_slot_runs(in, static_cast<std::int32_t>(s), 0, in.segments[s].length, &runs);
+  }
+  std::sort(runs.begin(), runs.end());
+  for (std::size_t i = 1; i < runs.size(); ++i) {
+    const SlotRun &a = runs[i - 1], &b = runs[i];
+    if (a.pool != b.pool || a.page != b.page || b.begin >= a.end) continue;
+    return refuse(StatusCode::invalid_argument, op, "segments", b.segment, "slot", b.begin, ">=", a.end);
+  }
+  return {};
 }
 
 inline std::vector<std::int32_t> count_references(const Forest& f) {

@@ -22,11 +22,15 @@ struct NamedRange {
 class BackwardPlanner {
  public:
   BackwardPlanner(const CostModel& cost, std::vector<NamedRange> named, Plan* plan) noexcept
-      : cost_(cost), named_(std::move(named)), plan_(*plan) {}
+      : cost_(cost),
+        elements_(kv_elements(plan->header.kind)),
+        pair_(cost.mac * elements_ * plan->header.kind.group()),
+        named_(std::move(named)),
+        plan_(*plan) {}
 
   Status build() {
     cost_groups();
-    if (Status s = check_disjoint_segments(); !s.ok()) return s;
+    if (Status s = check_segments(); !s.ok()) return s;
     make_blocks();
     return Status{};
   }
@@ -39,43 +43,17 @@ class BackwardPlanner {
       for (std::int32_t i = 0; i < g.tile_count; ++i) {
         const std::int32_t tile = plan_.group_tiles[static_cast<std::size_t>(g.first_tile + i)].tile;
         const double keys = static_cast<double>(tile_keys(plan_, plan_.tiles[static_cast<std::size_t>(tile)]));
-        cost += cost_.item +
-                keys * (key_cost(plan_.header.kind, cost_) + 1.5 * g.row_count * pair_cost(plan_.header.kind, cost_));
+        cost += cost_.item + keys * (cost_.kv_element * elements_ + 1.5 * g.row_count * pair_);
       }
     }
     plan_.header.total_group_cost = static_cast<std::int64_t>(cost);
   }
 
   /// Two segments on the same slots would give one dK two owners.
-  Status check_disjoint_segments() {
-    struct Piece {
-      std::int32_t pool, page, begin, end, segment;
-    };
+  Status check_segments() const {
     std::vector<char> used(plan_.segments.size(), 0);
     for (const NamedRange& n : named_) used[static_cast<std::size_t>(n.segment)] |= n.end > n.begin;
-    std::vector<Piece> pieces;
-    for (std::size_t s = 0; s < plan_.segments.size(); ++s) {
-      if (!used[s]) continue;
-      const Segment& seg = plan_.segments[s];
-      const std::int64_t size = plan_.pools[static_cast<std::size_t>(seg.pool)].page_size;
-      for (std::int64_t at = seg.offset, end = std::int64_t{seg.offset} + seg.length; at < end;) {
-        const std::int64_t stop = std::min(end, (at / size + 1) * size);
-        const std::int32_t page = plan_.pages[static_cast<std::size_t>(seg.first_page + at / size)];
-        pieces.push_back({seg.pool, page, static_cast<std::int32_t>(at % size),
-                          static_cast<std::int32_t>(stop - at / size * size), static_cast<std::int32_t>(s)});
-        at = stop;
-      }
-    }
-    std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
-      return std::tie(a.pool, a.page, a.begin) < std::tie(b.pool, b.page, b.begin);
-    });
-    for (std::size_t i = 1; i < pieces.size(); ++i) {
-      const Piece &a = pieces[i - 1], &b = pieces[i];
-      if (a.pool == b.pool && a.page == b.page && b.begin < a.end) {
-        return plan_error("segments", "slot", b.segment, ">=", b.begin, a.end);
-      }
-    }
-    return Status{};
+    return check_disjoint_segments(kPlanOp, plan_, used);
   }
 
   /// Blocks of at most kKeyBlock named keys, and for each the runs that cross it, in plan order.
@@ -129,15 +107,16 @@ class BackwardPlanner {
     b->run_count = static_cast<std::int32_t>(active->size());
     plan_.block_runs.insert(plan_.block_runs.end(), active->begin(), active->end());
     std::sort(plan_.block_runs.begin() + b->first_run, plan_.block_runs.end());
-    double cost = cost_.item + b->length * key_cost(plan_.header.kind, cost_);
+    double cost = cost_.item + b->length * cost_.kv_element * elements_;
     for (std::int32_t r : *active) {
-      cost += 2.5 * b->length * pair_cost(plan_.header.kind, cost_) *
-              plan_.tiles[static_cast<std::size_t>(run_at(r).tile)].count;
+      cost += 2.5 * b->length * pair_ * plan_.tiles[static_cast<std::size_t>(run_at(r).tile)].count;
     }
     return cost;
   }
 
   const CostModel& cost_;
+  double elements_;  // of a key and its value
+  double pair_;      // nanoseconds of a (row, key) pair, all heads
   std::vector<NamedRange> named_;
   Plan& plan_;
 };

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "prefixshare/detail/plan_cost.hpp"
+
 namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
@@ -16,7 +18,6 @@ inline constexpr const char* kPlanOp = "make_plan";
 inline constexpr std::int64_t kMinItemCost = 20000;   // ns; smaller items are not cut further
 inline constexpr std::int32_t kMinKeysPerPart = 256;  // fast mode cuts keys no finer, so that merging stays cheap
 inline constexpr std::int32_t kStreamRows = 8;        // packed rows up to which attention is a matter of reading keys
-inline constexpr std::int32_t kDraftTokens = 64;      // a draft subtree up to one word of bits becomes one run
 
 inline Status plan_error(const char* argument, const char* field, std::int64_t index, const char* relation,
                          std::int64_t got, std::int64_t want, StatusCode code = StatusCode::invalid_argument) noexcept {
@@ -49,18 +50,6 @@ inline Status validate(const LayerKind& k, const char* op) noexcept {
   return s;
 }
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }
-
-/// Rows of a row tile: what fills kTileRows with the group's heads packed in.
-constexpr std::int32_t tile_row_limit(const LayerKind& k) noexcept {
-  return k.group() >= kTileRows ? 1 : kTileRows / k.group();
-}
-
-/// Predicted nanoseconds of bringing one key and its value in, for all KV heads.
-inline double key_cost(const LayerKind& k, const CostModel& c) noexcept { return c.kv_element * k.Hkv * (k.D + k.Dv); }
-/// Predicted nanoseconds of one (row, key) pair, for all query heads.
-inline double pair_cost(const LayerKind& k, const CostModel& c) noexcept { return c.mac * k.Hq * (k.D + k.Dv); }
-
 inline std::int64_t tile_keys(const Plan& plan, const RowTile& t) noexcept {
   std::int64_t keys = 0;
   for (std::int32_t r = 0; r < t.run_count; ++r) keys += plan.runs[static_cast<std::size_t>(t.first_run + r)].length;
@@ -71,7 +60,7 @@ inline std::int64_t tile_keys(const Plan& plan, const RowTile& t) noexcept {
 class PlanBuilder {
  public:
   PlanBuilder(const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept
-      : kind_(kind), options_(options), plan_(*plan) {}
+      : kind_(kind), options_(options), plan_(*plan), cost_(kind, options) {}
 
  protected:
   bool invariant() const noexcept { return options_.mode == Mode::batch_invariant; }
@@ -101,6 +90,7 @@ class PlanBuilder {
     plan_.group_tiles.clear();
     plan_.blocks.clear();
     plan_.block_runs.clear();
+    plan_.decisions.clear();
     first_tile_.clear();
   }
 
@@ -155,8 +145,7 @@ class PlanBuilder {
     return plan_.runs[static_cast<std::size_t>(t.first_run + i)];
   }
   double tile_cost(const RowTile& t) const noexcept {
-    const double keys = static_cast<double>(tile_keys(plan_, t));
-    return options_.cost.item + keys * (key_cost(kind_, options_.cost) + t.count * pair_cost(kind_, options_.cost));
+    return options_.cost.item + static_cast<double>(tile_keys(plan_, t)) * cost_.key(t.count);
   }
   std::int64_t tile_chunks(const RowTile& t) const noexcept {
     if (t.run_count == 0) return 1;
@@ -222,6 +211,8 @@ class PlanBuilder {
     std::int64_t slot = -1;
   };
 
+  /// Tiles that compute come first, those that wait for keys last: parts own consecutive items, so that at any moment
+  /// some threads compute and others read.
   void make_items() {
     double total = 0;
     for (const RowTile& t : plan_.tiles) total += tile_cost(t);
@@ -234,7 +225,11 @@ class PlanBuilder {
     double cost = 0;
     for (std::size_t t = 0; t < plan_.tiles.size(); ++t) cut_tile(t, target, &budget);
     cut_runs();
-    for (std::size_t t = 0; t < plan_.tiles.size(); ++t) emit_items(t, &cost);
+    for (const bool reads : {false, true}) {
+      for (std::size_t t = 0; t < plan_.tiles.size(); ++t) {
+        if (cost_.reads(plan_.tiles[t].count) == reads) emit_items(t, &cost);
+      }
+    }
     plan_.header.total_cost = static_cast<std::int64_t>(cost);
   }
 
@@ -293,9 +288,7 @@ class PlanBuilder {
     }
   }
   double item_cost(const RowTile& t, std::int64_t keys, const TileWork& w) const noexcept {
-    const double partial = w.states > 0 ? options_.cost.partial * t.count * kind_.Hq * (kind_.Dv + 1.0) : 0.0;
-    return static_cast<double>(keys) * (key_cost(kind_, options_.cost) + t.count * pair_cost(kind_, options_.cost)) +
-           partial;
+    return static_cast<double>(keys) * cost_.key(t.count) + (w.states > 0 ? cost_.partials(t.count) : 0);
   }
 
   /// Cuts the runs of every tile where its key parts meet. Runs with bits stay whole.
@@ -367,6 +360,7 @@ class PlanBuilder {
   const LayerKind& kind_;
   const PlanOptions& options_;
   Plan& plan_;
+  TileCost cost_;
 
  private:
   std::vector<char> first_tile_;  // per tile: its rows have no keys in an earlier tile

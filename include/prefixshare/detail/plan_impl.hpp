@@ -9,6 +9,16 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
 
+inline Status check_cost(const CostModel& c) noexcept {
+  for (const double ns : {c.item, c.kv_element, c.mac, c.partial, c.few_kv_element, c.few_mac}) {
+    if (!(ns >= 0 && ns < 1e9))
+      return plan_error("options", "cost", -1, "in [0, 1e9)", static_cast<std::int64_t>(ns < 0 ? -1 : 0), 0);
+  }
+  if (c.row_step < 1) return plan_error("options", "cost.row_step", -1, ">=", c.row_step, 1);
+  if (c.few_rows < 0) return plan_error("options", "cost.few_rows", -1, ">=", c.few_rows, 0);
+  return Status{};
+}
+
 inline Status check_options(const LayerKind& kind, const PlanOptions& options, const Plan* plan) noexcept {
   if (Status s = validate(kind, kPlanOp); !s.ok()) return s;
   if (plan == nullptr) {
@@ -21,19 +31,26 @@ inline Status check_options(const LayerKind& kind, const PlanOptions& options, c
   }
   if (static_cast<int>(options.mode) > 1)
     return plan_error("options", "mode", -1, "<=", static_cast<int>(options.mode), 1);
-  if (static_cast<int>(options.sharing) > 2)
-    return plan_error("options", "sharing", -1, "<=", static_cast<int>(options.sharing), 2);
-  const double costs[] = {options.cost.item, options.cost.kv_element, options.cost.mac, options.cost.partial};
-  for (const double c : costs) {
-    if (!(c >= 0 && c < 1e9))
-      return plan_error("options", "cost", -1, "in [0, 1e9)", static_cast<std::int64_t>(c < 0 ? -1 : 0), 0);
+  if (static_cast<int>(options.sharing) > 3)
+    return plan_error("options", "sharing", -1, "<=", static_cast<int>(options.sharing), 3);
+  return check_cost(options.cost);
+}
+inline Status check_input(const Forest& forest, const PlanOptions& options) noexcept {
+  const std::int64_t nodes = options.sharing == Sharing::given ? static_cast<std::int64_t>(forest.nodes.size()) : 0;
+  if (options.shared.size() != nodes) {
+    return plan_error("options", "shared.size", -1, "==", options.shared.size(), nodes);
   }
-  return Status{};
+  return check_span(kPlanOp, "options.shared", options.shared);
+}
+inline Status check_input(const RectangleInput&, const PlanOptions& options) noexcept {
+  if (options.sharing != Sharing::given) return Status{};
+  return plan_error("options", "sharing", -1, "<", static_cast<int>(Sharing::given), static_cast<int>(Sharing::given));
 }
 
 template <class Planner, class Input>
 Status run_planner(const Input& input, const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept {
   if (Status s = check_options(kind, options, plan); !s.ok()) return s;
+  if (Status s = check_input(input, options); !s.ok()) return s;
   try {
     return Planner(input, kind, options, plan).build();
   } catch (...) {  // only allocation throws here

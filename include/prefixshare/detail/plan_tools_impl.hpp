@@ -224,5 +224,50 @@ inline std::string to_string(const Plan& plan, int max_items) {
   return text;
 }
 
+namespace detail {
+
+/// "  node 3: path [1000, 1064), 4 of 12 rows its own: shared from 1000 (12.3 us, folded 20.1 us)"
+inline std::string decision_line(const NodeDecision& d) {
+  static constexpr const char* kReadings[] = {"shared", "folded into what is below", "read alone",
+                                              "read with its draft tree"};
+  static constexpr const char* kReasons[] = {"", "one reader", "asked for", "no whole chunk",
+                                             "no room for partial states"};
+  char line[256];
+  std::snprintf(line, sizeof line, "  node %d: path [%d, %d), %d of %d rows its own: %s from %d (", d.node, d.begin,
+                d.end, d.own_rows, d.all_rows, kReadings[static_cast<int>(d.reading)], d.from);
+  std::string text = line + std::string(kReasons[static_cast<int>(d.reason)]);
+  if (d.shared_cost > 0 || d.folded_cost > 0) {
+    const bool named = d.reason != NodeDecision::Reason::cost;
+    std::snprintf(line, sizeof line, "%sshared %.1f us, folded %.1f us", named ? "; " : "", 1e-3 * d.shared_cost,
+                  1e-3 * d.folded_cost);
+    text += line;
+  }
+  return text + ")\n";
+}
+
+}  // namespace detail
+
+inline std::string explain(const Plan& plan, int max_nodes) {
+  using Reading = NodeDecision::Reading;
+  const auto nodes = [&plan](Reading r) {
+    return std::count_if(plan.decisions.begin(), plan.decisions.end(),
+                         [r](const NodeDecision& d) { return d.reading == r; });
+  };
+  char line[256];
+  std::snprintf(
+      line, sizeof line,
+      "plan %s, %.1f us predicted on one thread: %d nodes shared, %d folded, %d read alone, %d with draft trees; "
+      "%zu items, %lld partial rows\n",
+      plan.header.implementation, 1e-3 * static_cast<double>(plan.header.total_cost),
+      static_cast<int>(nodes(Reading::shared)), static_cast<int>(nodes(Reading::folded)),
+      static_cast<int>(nodes(Reading::alone)), static_cast<int>(nodes(Reading::draft)), plan.items.size(),
+      static_cast<long long>(plan.header.partial_rows));
+  std::string text = line;
+  const std::size_t shown = std::min(plan.decisions.size(), static_cast<std::size_t>(std::max(max_nodes, 0)));
+  for (std::size_t i = 0; i < shown; ++i) text += detail::decision_line(plan.decisions[i]);
+  if (shown < plan.decisions.size()) text += "  and " + std::to_string(plan.decisions.size() - shown) + " nodes more\n";
+  return text;
+}
+
 }  // namespace v0_1
 }  // namespace prefixshare

@@ -16,7 +16,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
 
-inline constexpr int kMaxRank = 4;
+inline constexpr int kMaxRank = 5;
 
 /// The argument that a check speaks of.
 struct Where {
@@ -172,11 +172,11 @@ Status check_apart(Where at, const TensorView<Rank>& output, Span<T> other) noex
 }
 
 inline const char* shape_field(int d) noexcept {
-  static constexpr const char* kFields[kMaxRank] = {"shape[0]", "shape[1]", "shape[2]", "shape[3]"};
+  static constexpr const char* kFields[kMaxRank] = {"shape[0]", "shape[1]", "shape[2]", "shape[3]", "shape[4]"};
   return kFields[d];
 }
 inline const char* stride_field(int d) noexcept {
-  static constexpr const char* kFields[kMaxRank] = {"stride[0]", "stride[1]", "stride[2]", "stride[3]"};
+  static constexpr const char* kFields[kMaxRank] = {"stride[0]", "stride[1]", "stride[2]", "stride[3]", "stride[4]"};
   return kFields[d];
 }
 

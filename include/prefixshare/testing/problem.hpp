@@ -585,6 +585,16 @@ inline void make_rope(Problem* problem) {
   problem->rope.inv_freq = problem->inv_freq;
 }
 
+/// A problem whose forest is placed: pools, rows and rotation.
+inline void fill_problem(Random* random, Problem* problem) {
+  choose_lengths(random, problem);
+  for (const PoolShape& shape : problem->forest.pools) allocate_pool(shape, random, problem);
+  fill_pools(random, problem);
+  bind_pools(problem);
+  make_rows(random, problem);
+  make_rope(problem);
+}
+
 }  // namespace detail
 
 /// A topology in memory: pools laid out, keys, values, queries and output gradients N(0, 1), everything else poisoned.
@@ -594,13 +604,18 @@ inline Status make_problem(const Topology& topology, const ProblemOptions& optio
   *problem = Problem();
   problem->options = options;
   if (Status s = detail::place_forest(topology, options, &random, &problem->forest)) return s;
-  detail::choose_lengths(&random, problem);
-  for (const PoolShape& shape : problem->forest.pools) detail::allocate_pool(shape, &random, problem);
-  detail::fill_pools(&random, problem);
-  detail::bind_pools(problem);
-  detail::make_rows(&random, problem);
-  detail::make_rope(problem);
+  detail::fill_problem(&random, problem);
   return {};
+}
+
+/// The same of a forest that has its place already, such as one from block tables. Of the options, page_size, pools and
+/// alias_segments mean nothing here.
+inline void make_problem(const Forest& forest, const ProblemOptions& options, Problem* problem) {
+  Random random(options.seed * 0x9e3779b97f4a7c15u + 1);
+  *problem = Problem();
+  problem->options = options;
+  problem->forest = forest;
+  detail::fill_problem(&random, problem);
 }
 
 }  // namespace testing

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cost model as arithmetic: predicted nanoseconds of tiles and partial states. Comes with plan.hpp.
+#pragma once
+
+#include <cstdint>
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace detail {
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }
+
+/// Rows of a row tile: what fills kTileRows with the group's heads packed in.
+constexpr std::int32_t tile_row_limit(const LayerKind& k) noexcept {
+  return k.group() >= kTileRows ? 1 : kTileRows / k.group();
+}
+
+/// Elements of a key and its value, all KV heads.
+constexpr double kv_elements(const LayerKind& k) noexcept { return static_cast<double>(k.Hkv) * (k.D + k.Dv); }
+
+/// Predicted times of one implementation for one layer kind.
+class TileCost {
+ public:
+  TileCost(const LayerKind& kind, const PlanOptions& options) noexcept
+      : cost_(options.cost),
+        elements_(kv_elements(kind)),
+        group_(kind.group()),
+        limit_(tile_row_limit(kind)),
+        few_rows_(options.mode == Mode::batch_invariant ? 0 : options.cost.few_rows),
+        partial_(options.cost.partial * kind.Hq * (kind.Dv + 1.0)) {}
+
+  /// One key against the rows of one tile, all heads.
+  double key(std::int64_t rows) const noexcept {
+    const std::int64_t packed = rows * group_;
+    if (packed <= few_rows_) return elements_ * (cost_.few_kv_element + static_cast<double>(packed) * cost_.few_mac);
+    const std::int64_t padded = ceil_div(packed, cost_.row_step) * cost_.row_step;
+    return elements_ * (cost_.kv_element + static_cast<double>(padded) * cost_.mac);
+  }
+  /// As many tiles as `rows` take, each against `keys` keys.
+  double tiles(std::int64_t rows, std::int64_t keys) const noexcept {
+    const std::int64_t full = rows / limit_, rest = rows % limit_;
+    double ns = static_cast<double>(full + (rest > 0)) * cost_.item;
+    if (full > 0) ns += static_cast<double>(full * keys) * key(limit_);
+    if (rest > 0) ns += static_cast<double>(keys) * key(rest);
+    return ns;
+  }
+  /// A partial state of each row: written, read, merged.
+  double partials(std::int64_t rows) const noexcept { return partial_ * static_cast<double>(rows); }
+
+  /// Whether a tile waits for its keys rather than for its arithmetic.
+  bool reads(std::int64_t rows) const noexcept {
+    return rows * group_ <= few_rows_ || key(rows) < 2 * elements_ * cost_.kv_element;
+  }
+
+ private:
+  const CostModel& cost_;
+  double elements_;
+  std::int64_t group_, limit_, few_rows_;
+  double partial_;
+};
+
+}  // namespace detail
+}  // namespace v0_1
+}  // namespace prefixshare
