@@ -43,8 +43,9 @@ class PageReads {
 
   /// Distinct slots. A page is read from its first slot on, wherever a path names it.
   std::int64_t slots() const {
-    std::vector<std::vector<std::int32_t>> read;  // slots per page
-    for (std::int32_t p = 0; p < tree_.names().pools(); ++p) read.emplace_back(tree_.names().size(p), 0);
+    const std::int32_t pools = tree_.names().pools();
+    std::vector<std::vector<std::int32_t>> read(static_cast<std::size_t>(pools));  // slots per page
+    for (std::int32_t p = 0; p < pools; ++p) read.data()[p].assign(tree_.names().size(p), 0);
     std::int64_t sum = 0;
     for (std::size_t n = 0; n < ends_.size(); ++n) {
       if (ends_[n] == 0) continue;
