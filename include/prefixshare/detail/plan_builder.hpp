@@ -211,8 +211,6 @@ class PlanBuilder {
     std::int64_t slot = -1;
   };
 
-  /// Tiles that compute come first, those that wait for keys last: parts own consecutive items, so that at any moment
-  /// some threads compute and others read.
   void make_items() {
     double total = 0;
     for (const RowTile& t : plan_.tiles) total += tile_cost(t);
@@ -222,15 +220,45 @@ class PlanBuilder {
       if (tiles_of(row_of(plan_.tiles[static_cast<std::size_t>(t.tile)], t.offset)).size() > 1) --budget;
     }
     work_.assign(plan_.tiles.size(), TileWork{});
-    double cost = 0;
     for (std::size_t t = 0; t < plan_.tiles.size(); ++t) cut_tile(t, target, &budget);
     cut_runs();
-    for (const bool reads : {false, true}) {
-      for (std::size_t t = 0; t < plan_.tiles.size(); ++t) {
-        if (cost_.reads(plan_.tiles[t].count) == reads) emit_items(t, &cost);
-      }
+    item_ns_.clear();
+    for (std::size_t t = 0; t < plan_.tiles.size(); ++t) emit_items(t);
+    order_items();
+    double cost = 0;
+    for (std::size_t i = 0; i < plan_.items.size(); cost += item_ns_[i++]) {
+      plan_.items[i].cost = static_cast<std::int64_t>(cost);
     }
     plan_.header.total_cost = static_cast<std::int64_t>(cost);
+  }
+
+  /// Parts own consecutive items. The items that compute and those that wait for keys are each divided among the
+  /// workers, and every other worker reads first: all get the same mix, and at any moment some compute and others read.
+  void order_items() {
+    double total[2] = {0, 0}, done[2] = {0, 0};
+    const auto reads = [this](const Item& i) {
+      return cost_.reads(plan_.tiles[static_cast<std::size_t>(i.tile)].count);
+    };
+    for (std::size_t i = 0; i < plan_.items.size(); ++i) total[reads(plan_.items[i])] += item_ns_[i];
+    if (total[false] == 0 || total[true] == 0) return;
+    std::vector<std::pair<std::int64_t, std::size_t>> order;  // by worker, by turn, then as they are
+    order.reserve(plan_.items.size());
+    const std::int64_t workers = options_.target_parallelism;
+    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
+      const bool kind = reads(plan_.items[i]);
+      const auto share = static_cast<std::int64_t>(done[kind] / total[kind] * static_cast<double>(workers));
+      const std::int64_t worker = std::min(share, workers - 1);
+      order.push_back({2 * worker + (kind != (worker % 2 != 0)), i});
+      done[kind] += item_ns_[i];
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<Item> items;
+    std::vector<double> ns;
+    items.reserve(order.size());
+    ns.reserve(order.size());
+    for (const auto& [key, i] : order) items.push_back(plan_.items[i]), ns.push_back(item_ns_[i]);
+    plan_.items.swap(items);
+    item_ns_.swap(ns);
   }
 
   /// Many rows are cut by heads, which costs no partial states; few rows by keys, so that a part reads whole tokens.
@@ -259,7 +287,7 @@ class PlanBuilder {
     }
   }
 
-  void emit_items(std::size_t index, double* cost) {
+  void emit_items(std::size_t index) {
     const TileWork& w = work_[index];
     const RowTile& t = plan_.tiles[index];
     const std::int64_t keys = tile_keys(plan_, t);
@@ -281,9 +309,8 @@ class PlanBuilder {
       for (std::int32_t h = 0; h < w.head_parts; ++h) {
         item.head_begin = static_cast<std::int32_t>(std::int64_t{kind_.Hkv} * h / w.head_parts);
         item.head_end = static_cast<std::int32_t>(std::int64_t{kind_.Hkv} * (h + 1) / w.head_parts);
-        item.cost = static_cast<std::int64_t>(*cost);
-        *cost += options_.cost.item + each * (item.head_end - item.head_begin) / kind_.Hkv;
         plan_.items.push_back(item);
+        item_ns_.push_back(options_.cost.item + each * (item.head_end - item.head_begin) / kind_.Hkv);
       }
     }
   }
@@ -367,6 +394,7 @@ class PlanBuilder {
   std::vector<std::int64_t> row_first_;
   std::vector<GroupTile> row_tiles_;
   std::vector<TileWork> work_;
+  std::vector<double> item_ns_;  // predicted, per item
 };
 
 }  // namespace detail
