@@ -100,17 +100,18 @@ class CostFitter {
     return per(more - time(kShort), (kLong - kShort) * detail::kv_elements(kind_));
   }
 
-  /// The same rows, each in an item of its own or in few full tiles, over one key.
+  /// The same rows, each in an item of its own or in few full tiles, over as many keys as a small page has.
   double item(const CostModel& cost) const {
-    constexpr int kRows = 128;
-    const std::string rows = std::to_string(kRows);
-    const Timing many = measure(rows + "|1", Sharing::never), few = measure("1," + rows + "|1,0", Sharing::always);
+    constexpr int kRows = 64, kKeys = 16;
+    const std::string rows = std::to_string(kRows), keys = std::to_string(kKeys);
+    const Timing many = measure(rows + "|" + keys, Sharing::never);
+    const Timing few = measure("1," + rows + "|" + keys + ",0", Sharing::always);
     PlanOptions options;
     options.cost = cost;
     options.cost.item = 0;
     const detail::TileCost tile(kind_, options);
-    const double keys = kRows * tile.tiles(1, 1) - tile.tiles(kRows, 1);
-    return per(many.ns - few.ns - keys, many.items - few.items);
+    const double predicted = kRows * tile.tiles(1, kKeys) - tile.tiles(kRows, kKeys);
+    return per(many.ns - few.ns - predicted, many.items - few.items);
   }
 
   /// The same rows, with two partial states each and with none.
@@ -121,8 +122,8 @@ class CostFitter {
     PlanOptions options;
     options.cost = cost;
     const detail::TileCost tile(kind_, options);
-    const double items = tile.tiles(kRows, 1) + kRows * (tile.tiles(1, 1) - tile.tiles(1, 2));
-    return per(split.ns - whole.ns - items, split.partials - whole.partials);
+    const double predicted = tile.tiles(kRows, 1) + kRows * (tile.tiles(1, 1) - tile.tiles(1, 2));
+    return per(split.ns - whole.ns - predicted, split.partials - whole.partials);
   }
 
   const Context& context_;
