@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -21,11 +22,13 @@
 namespace prefixshare::bench {
 namespace {
 
-constexpr double kSecondsEach = 0.1;  // of a rate, or of a plan of the fit
+constexpr double kSecondsEach = 0.1;  // of a rate
+constexpr double kSecondsFit = 0.05;  // of a plan of the fit
 constexpr double kPatience = 5;       // seconds for waiting and repeating, where others use the machine
 
 struct Calibration {
   std::string cpu = cpu_name();
+  CpuId cpuid;
   std::int64_t l2_bytes = cache_bytes(2);
   std::int64_t l3_bytes = cache_bytes(3);
   std::vector<Ceilings> ceilings;  ///< by threads
@@ -43,7 +46,7 @@ Calibration calibrate(std::int32_t threads) {
   }
   Context context;
   throw_if_error(create_context(&context));
-  c.costs = fit_costs(context, {DType::bf16, DType::f32}, kSecondsEach);
+  c.costs = fit_costs(context, {DType::bf16, DType::f32}, kSecondsFit);
   return c;
 }
 
@@ -100,11 +103,12 @@ void print_reads(const Calibration& c) {
 }
 
 void print_costs(const Calibration& c) {
-  std::printf("\n%-20s %-6s %10s %12s %10s %10s %10s  ns, one thread\n", "cost model", "type", "item", "kv_element",
-              "mac", "partial", "(output)");
+  std::printf("\n%-14s %-5s %6s %11s %8s %8s %15s %8s %9s %9s  ns, one thread\n", "cost model", "type", "item",
+              "kv_element", "mac", "partial", "few_kv_element", "few_mac", "row_step", "few_rows");
   for (const CostFit& f : c.costs) {
-    std::printf("%-20s %-6s %10.0f %12.4f %10.4f %10.3f %10.3f", f.implementation.c_str(), to_string(f.dtype),
-                f.cost.item, f.cost.kv_element, f.cost.mac, f.cost.partial, f.output);
+    std::printf("%-14s %-5s %6.0f %11.4f %8.4f %8.3f %15.4f %8.4f %9d %9d", f.implementation.c_str(),
+                to_string(f.dtype), f.cost.item, f.cost.kv_element, f.cost.mac, f.cost.partial, f.cost.few_kv_element,
+                f.cost.few_mac, f.cost.row_step, f.cost.few_rows);
     if (f.busy > 0) std::printf("  busy: others used %.2f cores", f.busy);
     std::printf("\n");
   }
@@ -152,12 +156,20 @@ nlohmann::ordered_json to_json(const CostFit& f) {
           {"kv_element_ns", f.cost.kv_element},
           {"mac_ns", f.cost.mac},
           {"partial_ns", f.cost.partial},
-          {"output_ns", f.output},
+          {"few_kv_element_ns", f.cost.few_kv_element},
+          {"few_mac_ns", f.cost.few_mac},
+          {"row_step", f.cost.row_step},
+          {"few_rows", f.cost.few_rows},
           {"busy_cores", f.busy}};
 }
 
+/// As a file of kernels/costs, which is called as the machine.
 void write_json(const Calibration& c, const std::string& path) {
-  nlohmann::ordered_json j = {{"cpu", c.cpu}, {"l2_bytes", c.l2_bytes}, {"l3_bytes", c.l3_bytes}};
+  nlohmann::ordered_json j = {{"machine", std::filesystem::path(path).stem().string()}, {"cpu", c.cpu}};
+  if (!c.cpuid.vendor.empty()) {
+    j["cpuid"] = {{"vendor", c.cpuid.vendor}, {"family", c.cpuid.family}, {"models", {c.cpuid.model}}};
+  }
+  j["l2_bytes"] = c.l2_bytes, j["l3_bytes"] = c.l3_bytes;
   for (const Ceilings& team : c.ceilings) j["ceilings"].push_back(to_json(team));
   for (const CostFit& f : c.costs) j["cost_models"].push_back(to_json(f));
   std::ofstream file(path);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dispatch interface: which implementations this build has, in order, and the compiled entry of every operator. The
 // only file that knows what was built in.
+#if defined(PREFIXSHARE_HAS_X86)
+#include "costs/measured.hpp"
+#endif
 #include "cpu/features.hpp"
 #include "cpu/float_control.hpp"
 #include "cpu/operators.hpp"
@@ -29,11 +32,36 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
 
 #if defined(PREFIXSHARE_HAS_X86)
 
-/// Nanoseconds as CostModel says, measured; docs/performance.md.
-constexpr CostModel avx512_cost() noexcept { return {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}; }
+/// The measured machine that this one is; the last of the list, whose name is "default", if none.
+const costs::Machine& this_machine() noexcept {
+  const cpu::Identity id = cpu::identity();
+  const costs::Machine* m = costs::kMachines;
+  for (; *m->vendor != '\0'; ++m) {
+    if (m->family == id.family && m->model == id.model && std::strcmp(m->vendor, id.vendor) == 0) break;
+  }
+  return *m;
+}
+const char* machine_name() noexcept {
+  static const costs::Machine& machine = this_machine();
+  return machine.name;
+}
+
+/// The constants of an implementation as measured on this machine, else `cost`, which also knows how it works.
+CostModel cost_here(const char* implementation, CostModel cost) noexcept {
+  for (const costs::Measured& m : costs::kMeasured) {
+    if (std::strcmp(m.machine, machine_name()) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
+    const std::int32_t row_step = cost.row_step, few_rows = cost.few_rows;
+    cost = m.cost;
+    cost.row_step = row_step, cost.few_rows = few_rows;
+  }
+  return cost;
+}
+
+/// For machines that nobody measured: nanoseconds as CostModel says, of a Zen 4; docs/performance.md.
+CostModel avx512_cost() noexcept { return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}); }
+CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}); }
 /// Estimated from published rates of AMX, not measured.
-constexpr CostModel amx_bf16_cost() noexcept { return {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}; }
-constexpr CostModel avx2_cost() noexcept { return {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}; }
+CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}); }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
@@ -148,12 +176,17 @@ Status add_x86_rows(Context* c) noexcept {
                   &cpu::rope_shift_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
 }
 
+#else
+
+const char* machine_name() noexcept { return "default"; }
+CostModel cost_here(const char*, const CostModel& cost) noexcept { return cost; }
+
 #endif
 
 /// Last and total.
 Status add_portable(Context* c) noexcept {
   constexpr const char* kName = "cpu:portable";
-  const CostModel cost;  // measured on an x86-64 core at the SSE2 baseline; docs/performance.md
+  const CostModel cost = cost_here(kName, {});  // the default: an x86-64 core at the SSE2 baseline
   if (Status s = add<&portable::tree_attention_part>(&c->tree_attention, kName, cost)) return s;
   if (Status s = add<&portable::tree_attention_backward_part>(&c->tree_attention_backward, kName, cost)) return s;
   if (Status s = add<&portable::merge_states_part>(&c->merge_states, kName, cost)) return s;
@@ -196,6 +229,7 @@ Status run_attention(const char* op, const Executor& executor, const Implementat
 Status create_context(Context* context) noexcept {
   if (Status s = detail::check_result("create_context", "context", context)) return s;
   *context = Context{};
+  detail::copy_name(context->machine, machine_name());
 #if defined(PREFIXSHARE_HAS_X86)
   if (Status s = add_x86(context)) return s;
   if (Status s = add_x86_rows(context)) return s;

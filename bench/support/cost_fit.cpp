@@ -4,45 +4,16 @@
 #include <time.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
-#include <utility>
+#include <string>
+#include <vector>
 
 #include "prefixshare/counters.hpp"
 #include "support/attention_input.hpp"
-#include "support/machine.hpp"
 #include "support/quiet.hpp"
 
 namespace prefixshare::bench {
 namespace {
-
-/// What a plan costs by: the model's item, kv_element, mac and partial, and the elements of o, which every plan writes
-/// once and the model leaves out.
-constexpr std::size_t kTerms = 5;
-using Row = std::array<double, kTerms + 1>;  // how many of each, and the nanoseconds
-using Equations = std::array<Row, kTerms>;
-
-/// A plan that is mostly made of one thing.
-struct Sample {
-  std::string tree;  // as in the catalogue
-  Sharing sharing;
-};
-
-/// Keys whose K and V do not fit into the last-level cache: a layer's keys are cold in a real step.
-std::string long_stream(const LayerKind& kind) {
-  const std::int64_t token = std::int64_t{kind.Hkv} * (kind.D + kind.Dv) * size_of(kind.kv_dtype);
-  const std::int64_t bytes = std::clamp<std::int64_t>(2 * cache_bytes(3), 64 << 20, 256 << 20);
-  return "1|" + std::to_string(bytes / token);
-}
-
-std::array<Sample, kTerms> samples(const LayerKind& kind) {
-  return {Sample{"512|1", Sharing::never},            // items: one for each row
-          Sample{long_stream(kind), Sharing::never},  // keys, each for one row
-          Sample{"1,32|1024,0", Sharing::always},     // multiply-adds: a full tile of rows
-          Sample{"1,256|16,1", Sharing::always},      // partial states: two of each row, over few keys
-          Sample{"1,512|1,0", Sharing::always}};      // rows of o: few items, few keys
-}
 
 /// CPU time of this thread, which does not count while another has its core.
 double thread_nanoseconds() {
@@ -64,37 +35,101 @@ double nanoseconds(const Context& context, const AttentionInput& input, const Pl
   return times[times.size() / 2];
 }
 
-Row equation(const Context& context, const LayerKind& kind, const Sample& sample, double seconds) {
-  const AttentionInput input(tree_topology(sample.tree), kind, {});
-  const PlannedCall call(context, input, sample.sharing);
-  const Counters n = count(call.plan);
-  throw_if_error(call.run(context, input));  // the first touches fresh memory
-  return {static_cast<double>(call.plan.items.size()),
-          static_cast<double>(n.kv_bytes) / static_cast<double>(size_of(kind.kv_dtype)),
-          static_cast<double>(n.flops_forward) / 2,
-          static_cast<double>(n.partial_bytes) / static_cast<double>(2 * size_of(kind.acc_dtype())),
-          static_cast<double>(call.plan.header.rows) * kind.Hq * kind.Dv,
-          nanoseconds(context, input, call, seconds)};
-}
+/// What comes out below nothing was too small to see.
+double per(double ns, double count) { return std::max(0.0, ns / count); }
 
-/// Gauss-Jordan with row exchange. What comes out below nothing was too small to see.
-std::array<double, kTerms> solve(Equations e) {
-  for (std::size_t c = 0; c < kTerms; ++c) {
-    std::size_t pivot = c;
-    for (std::size_t r = c; r < kTerms; ++r) {
-      if (std::abs(e[r][c]) > std::abs(e[pivot][c])) pivot = r;
-    }
-    std::swap(e[c], e[pivot]);
-    for (std::size_t r = 0; r < kTerms; ++r) {
-      if (r == c) continue;
-      const double factor = e[r][c] / e[c][c];
-      for (std::size_t k = c; k <= kTerms; ++k) e[r][k] -= factor * e[c][k];
-    }
+/// y = start + slope * x, through two points; flat through one.
+struct Line {
+  double start = 0, slope = 0;
+
+  Line(std::int64_t x1, double y1, std::int64_t x2, double y2) {
+    if (x2 > x1) slope = per(y2 - y1, static_cast<double>(x2 - x1));
+    start = std::max(0.0, y1 - slope * static_cast<double>(x1));
   }
-  std::array<double, kTerms> x{};
-  for (std::size_t c = 0; c < kTerms; ++c) x[c] = std::max(0.0, e[c][kTerms] / e[c][c]);
-  return x;
-}
+};
+
+/// Fits one implementation, which the context forces, for one layer kind: each constant from two plans, or two pairs of
+/// plans, that differ in one thing.
+class CostFitter {
+ public:
+  CostFitter(const Context& context, const LayerKind& kind, double seconds)
+      : context_(context), kind_(kind), seconds_(seconds) {}
+
+  /// Keeps row_step and few_rows of `cost`.
+  CostModel fit(CostModel cost) const {
+    const std::int32_t group = kind_.group();
+    const std::int32_t full = detail::tile_row_limit(kind_), few = cost.few_rows / group;
+    const std::int32_t some = std::min(full, (std::max(cost.row_step, cost.few_rows + 1) + group - 1) / group);
+    const auto padded = [&](std::int32_t rows) {
+      return detail::ceil_div(std::int64_t{rows} * group, cost.row_step) * cost.row_step;
+    };
+    const Line tile(padded(some), key_element(some), padded(full), key_element(full));
+    cost.kv_element = tile.start, cost.mac = tile.slope;
+    cost.few_kv_element = cost.few_mac = 0;
+    if (few > 0) {
+      const Line body(group, key_element(1), std::int64_t{few} * group, key_element(few));
+      cost.few_kv_element = body.start, cost.few_mac = body.slope;
+    }
+    cost.item = item(cost);
+    cost.partial = partial(cost);
+    return cost;
+  }
+
+ private:
+  struct Timing {
+    double ns = 0, items = 0, partials = 0;  ///< partials: elements of partial states
+  };
+  /// A tree as in the catalogue.
+  Timing measure(const std::string& tree, Sharing sharing) const {
+    const AttentionInput input(tree_topology(tree), kind_, {});
+    const PlannedCall call(context_, input, sharing);
+    throw_if_error(call.run(context_, input));  // the first touches fresh memory
+    const double state_element = 2.0 * static_cast<double>(size_of(kind_.acc_dtype()));  // written and read
+    return {nanoseconds(context_, input, call, seconds_), static_cast<double>(call.plan.items.size()),
+            static_cast<double>(count(call.plan).partial_bytes) / state_element};
+  }
+
+  /// An element of a key or value against one tile of `rows` rows: what more keys add. They are few enough to stay in a
+  /// cache.
+  double key_element(std::int32_t rows) const {
+    constexpr int kShort = 64, kLong = 256;
+    const auto time = [&](int keys) {
+      return measure("1," + std::to_string(rows) + "|" + std::to_string(keys) + ",0", Sharing::always).ns;
+    };
+    const double more = time(kLong);
+    return per(more - time(kShort), (kLong - kShort) * detail::kv_elements(kind_));
+  }
+
+  /// The same rows, each in an item of its own or in few full tiles, over as many keys as a small page has.
+  double item(const CostModel& cost) const {
+    constexpr int kRows = 64, kKeys = 16;
+    const std::string rows = std::to_string(kRows), keys = std::to_string(kKeys);
+    const Timing many = measure(rows + "|" + keys, Sharing::never);
+    const Timing few = measure("1," + rows + "|" + keys + ",0", Sharing::always);
+    PlanOptions options;
+    options.cost = cost;
+    options.cost.item = 0;
+    const detail::TileCost tile(kind_, options);
+    const double predicted = kRows * tile.tiles(1, kKeys) - tile.tiles(kRows, kKeys);
+    return per(many.ns - few.ns - predicted, many.items - few.items);
+  }
+
+  /// The same rows, with two partial states each and with none.
+  double partial(const CostModel& cost) const {
+    constexpr int kRows = 256;
+    const std::string tree = "1," + std::to_string(kRows) + "|1,1";
+    const Timing split = measure(tree, Sharing::always), whole = measure(tree, Sharing::never);
+    PlanOptions options;
+    options.cost = cost;
+    const detail::TileCost tile(kind_, options);
+    const double predicted = tile.tiles(kRows, 1) + kRows * (tile.tiles(1, 1) - tile.tiles(1, 2));
+    return per(split.ns - whole.ns - predicted, split.partials - whole.partials);
+  }
+
+  const Context& context_;
+  const LayerKind& kind_;
+  double seconds_;
+};
 
 }  // namespace
 
@@ -113,14 +148,8 @@ std::vector<CostFit> fit_costs(const Context& context, const std::vector<DType>&
       Context forced = context;
       forced.executor = Executor{};
       throw_if_error(forced.tree_attention.force(entry.name));
-      const auto observed = quietly([&] {
-        Equations e;
-        const std::array<Sample, kTerms> list = samples(kind);
-        for (std::size_t s = 0; s < kTerms; ++s) e[s] = equation(forced, kind, list[s], seconds);
-        return solve(e);
-      });
-      const auto& [item, kv_element, mac, partial, output] = observed.result;
-      fits.push_back({entry.name, dtype, {item, kv_element, mac, partial}, output, observed.busy});
+      const auto observed = quietly([&] { return CostFitter(forced, kind, seconds).fit(entry.cost); });
+      fits.push_back({entry.name, dtype, observed.result, observed.busy});
     }
   }
   return fits;

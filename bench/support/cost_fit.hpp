@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The planner's constants of an implementation, from the times of five small plans.
+// The planner's constants of an implementation, from the times of small plans.
 #pragma once
 
 #include <string>
@@ -9,13 +9,12 @@
 
 namespace prefixshare::bench {
 
-/// Constants that give the five plans their times on one thread, for 32 query heads, 8 KV heads, head dim 128.
+/// Constants on one thread, for 32 query heads, 8 KV heads, head dim 128.
 struct CostFit {
   std::string implementation;
   DType dtype = DType::bf16;  ///< storage
   CostModel cost;
-  double output = 0;  ///< of one element of o, which every plan writes once: no constant of the planner
-  double busy = 0;    ///< cores that others used meanwhile; 0: quiet
+  double busy = 0;  ///< cores that others used meanwhile; 0: quiet
 };
 
 /// For every host implementation of the context's tree_attention, each storage type; `seconds` for each plan.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -26,12 +27,26 @@ inline std::int64_t cache_bytes(int level) {
   return 0;
 }
 
-inline std::string cpu_name() {
+/// The value of a line "key : value" of /proc/cpuinfo; empty where there is none.
+inline std::string cpu_info(const std::string& key) {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(std::min(line.size(), line.find(':') + 2));
+    const std::size_t end = line.find_last_not_of(" \t", line.find(':') - 1);
+    if (line.compare(0, end + 1, key) == 0) return line.substr(std::min(line.size(), line.find(':') + 2));
   }
-  return "unknown CPU";
+  return "";
 }
+
+inline std::string cpu_name() {
+  const std::string name = cpu_info("model name");
+  return name.empty() ? "unknown CPU" : name;
+}
+
+/// What CPUID calls an x86 CPU; the vendor is empty on others.
+struct CpuId {
+  std::string vendor = cpu_info("vendor_id");
+  int family = std::atoi(cpu_info("cpu family").c_str());
+  int model = std::atoi(cpu_info("model").c_str());
+};
 
 }  // namespace prefixshare::bench

@@ -64,15 +64,21 @@ struct Context {
   ImplementationList<RopeShift, RopeShift> rope_shift;
   ImplementationList<KvAppend, KvAppend> kv_append;
   Executor executor;
+  char machine[kNameCapacity] = "default";  ///< whose measured cost constants create_context took; docs/plan.md
 };
 
 /// A context with every implementation that this build has, the preferred first, `cpu:portable` last; those that this
-/// machine cannot run decline. The one piece of process state of the library: where the CPU has AMX, the first call
-/// asks Linux for the permission to use its tiles, which holds for the whole process; alternate signal stacks must then
-/// have the size that getauxval(AT_MINSIGSTKSZ) says. If it is refused, `cpu:amx-bf16` declines.
+/// machine cannot run decline. Cost constants are those that were measured on this machine's kind, if it is one of
+/// `kernels/costs`; `machine` then names it. The one piece of process state of the library: where the CPU has AMX, the
+/// first call asks Linux for the permission to use its tiles, which holds for the whole process; alternate signal
+/// stacks must then have the size that getauxval(AT_MINSIGSTKSZ) says. If it is refused, `cpu:amx-bf16` declines.
 PREFIXSHARE_API Status create_context(Context* context) noexcept;
 /// Forces `name` for every operator that has it; invalid_argument if none does.
 Status force_implementation(Context* context, const char* name) noexcept;
+/// Sets the cost constants of an implementation of tree_attention, for engines that measured them; plans made from then
+/// on follow them, in what they share and cut. `row_step` and `few_rows` say how the implementation works: keep what
+/// its entry has. Errors: invalid_argument (a constant out of range; no such implementation), and nothing is changed.
+Status set_cost(Context* context, const char* implementation, const CostModel& cost) noexcept;
 
 /// make_plan with the implementation chosen from the context (host unless `space` says device), its name and its cost
 /// constants stored in the plan. Errors: those of make_plan; the refusal of a forced implementation;

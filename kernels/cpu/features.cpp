@@ -8,6 +8,7 @@
 #endif
 
 #include <cstdint>
+#include <cstring>
 
 namespace prefixshare {
 inline namespace v0_1 {
@@ -21,7 +22,7 @@ constexpr std::uint64_t kAvxStates = 0x6, kAvx512States = 0xe6, kTileStates = 0x
 struct Leaf {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
-/// What CPUID says; zeros for what the CPU does not know. The CPU's model is never asked.
+/// What CPUID says; zeros for what the CPU does not know.
 Leaf cpuid(unsigned leaf, unsigned part) noexcept {
   Leaf l;
   __get_cpuid_count(leaf, part, &l.eax, &l.ebx, &l.ecx, &l.edx);
@@ -51,6 +52,17 @@ Features features() noexcept {
   found.avx512 = found.avx2 && f && dq && bw && vl && (saved & kAvx512States) == kAvx512States;
   found.amx_bf16 = found.avx512 && avx512_bf16 && amx_tile && amx_bf16 && (saved & kTileStates) == kTileStates;
   return found;
+}
+
+Identity identity() noexcept {
+  const Leaf zeroth = cpuid(0, 0), first = cpuid(1, 0);
+  const unsigned vendor[] = {zeroth.ebx, zeroth.edx, zeroth.ecx};
+  const int family = static_cast<int>(first.eax >> 8 & 0xf), model = static_cast<int>(first.eax >> 4 & 0xf);
+  Identity id;
+  std::memcpy(id.vendor, vendor, sizeof vendor);
+  id.family = family == 0xf ? family + static_cast<int>(first.eax >> 20 & 0xff) : family;
+  id.model = family == 0xf || family == 0x6 ? model + static_cast<int>(first.eax >> 12 & 0xf0) : model;
+  return id;
 }
 
 bool request_tiles() noexcept {

@@ -14,6 +14,13 @@ struct Features {
 };
 Features features() noexcept;
 
+/// What CPUID calls this CPU. Only measured constants are looked up by it; what may run depends on Features alone.
+struct Identity {
+  char vendor[13] = "";  ///< "GenuineIntel"
+  int family = 0, model = 0;
+};
+Identity identity() noexcept;
+
 /// Asks the operating system for the tiles of AMX, for the whole process: their state makes signal frames larger, so
 /// Linux gives them to who asks only. True if they may be used; asking again changes nothing.
 bool request_tiles() noexcept;

@@ -237,13 +237,20 @@ void add_options(Table* table, PlanOptions* options) {
   table->add("negative", &options->target_parallelism, INT32_MIN, {"options", "target_parallelism", INT32_MIN});
   table->add("unknown", &options->mode, static_cast<Mode>(9), {"options", "mode", 9});
   table->add("unknown", &options->sharing, static_cast<Sharing>(9), {"options", "sharing", 9});
-  for (double* cost : {&options->cost.item, &options->cost.kv_element, &options->cost.mac, &options->cost.partial}) {
-    for (const double bad : {kNaN, -1.0, 1e30}) {
-      Refusal r{"options", "cost", {}};
-      r.only = "typed";  // a context brings its own constants
-      table->add("out of range", cost, bad, r);
-    }
+  CostModel& cost = options->cost;
+  const std::pair<const char*, double*> times[] = {
+      {"item", &cost.item},       {"kv_element", &cost.kv_element},         {"mac", &cost.mac},
+      {"partial", &cost.partial}, {"few_kv_element", &cost.few_kv_element}, {"few_mac", &cost.few_mac}};
+  Refusal r{"options.cost", "", {}};
+  r.only = "typed";  // a context brings its own constants
+  for (const auto& [field, time] : times) {
+    r.field = field;
+    for (const double bad : {kNaN, -1.0, 1e30}) table->add("out of range", time, bad, r);
   }
+  r.field = "row_step";
+  table->add("zero", &cost.row_step, 0, r);
+  r.field = "few_rows";
+  table->add("negative", &cost.few_rows, -1, r);
 }
 
 /// What the overload with a Context can get wrong beside the rest.

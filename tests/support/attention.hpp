@@ -80,7 +80,7 @@ template <class Input>
 Plan proved_plan(const NamedContext& c, const Input& input, const LayerKind& kind, const PlanOptions& options) {
   Context context = c.context;
   if (options.cost.item != CostModel{}.item) {
-    for (auto& entry : context.tree_attention.entries) entry.cost = options.cost;
+    require_ok(set_cost(&context, c.name.c_str(), options.cost));
   }
   Plan plan;
   require_ok(make_plan(context, input, kind, options, &plan));

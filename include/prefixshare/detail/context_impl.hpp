@@ -190,6 +190,20 @@ inline Status force_implementation(Context* context, const char* name) noexcept 
   return {};
 }
 
+inline Status set_cost(Context* context, const char* implementation, const CostModel& cost) noexcept {
+  constexpr const char* kOp = "set_cost";
+  if (Status s = detail::check_result(kOp, "context", context)) return s;
+  if (Status s = detail::check_result(kOp, "implementation", implementation)) return s;
+  if (Status s = detail::check_cost({kOp, "cost"}, cost)) return s;
+  for (std::int32_t i = 0; i < context->tree_attention.count; ++i) {
+    auto& entry = context->tree_attention.entries[i];
+    if (std::strcmp(entry.name, implementation) != 0) continue;
+    entry.cost = cost;
+    return {};
+  }
+  return detail::failure({kOp, "implementation"}, "entries of tree_attention", 0, ">=", 1);
+}
+
 inline Status pack_segment(const Context& context, const Plan& plan, const PackSegment& args) noexcept {
   return detail::run(context, PackSegmentCall{plan.view(), args});
 }

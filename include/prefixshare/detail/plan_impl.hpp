@@ -4,19 +4,21 @@
 
 #include "prefixshare/detail/forest_planner.hpp"
 #include "prefixshare/detail/rectangle_planner.hpp"
+#include "prefixshare/detail/validate.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
 
-inline Status check_cost(const CostModel& c) noexcept {
-  for (const double ns : {c.item, c.kv_element, c.mac, c.partial, c.few_kv_element, c.few_mac}) {
-    if (!(ns >= 0 && ns < 1e9))
-      return plan_error("options", "cost", -1, "in [0, 1e9)", static_cast<std::int64_t>(ns < 0 ? -1 : 0), 0);
+inline Status check_cost(const Where& at, const CostModel& c) noexcept {
+  const std::pair<const char*, double> times[] = {
+      {"item", c.item},       {"kv_element", c.kv_element},         {"mac", c.mac},
+      {"partial", c.partial}, {"few_kv_element", c.few_kv_element}, {"few_mac", c.few_mac}};
+  for (const auto& [field, ns] : times) {
+    if (!(ns >= 0 && ns < 1e9)) return failure(at, field, ns < 0 ? -1 : 0, "in [0, 1e9)", 0);
   }
-  if (c.row_step < 1) return plan_error("options", "cost.row_step", -1, ">=", c.row_step, 1);
-  if (c.few_rows < 0) return plan_error("options", "cost.few_rows", -1, ">=", c.few_rows, 0);
-  return Status{};
+  if (c.row_step < 1) return failure(at, "row_step", c.row_step, ">=", 1);
+  return c.few_rows < 0 ? failure(at, "few_rows", c.few_rows, ">=", 0) : Status{};
 }
 
 inline Status check_options(const LayerKind& kind, const PlanOptions& options, const Plan* plan) noexcept {
@@ -33,7 +35,7 @@ inline Status check_options(const LayerKind& kind, const PlanOptions& options, c
     return plan_error("options", "mode", -1, "<=", static_cast<int>(options.mode), 1);
   if (static_cast<int>(options.sharing) > 3)
     return plan_error("options", "sharing", -1, "<=", static_cast<int>(options.sharing), 3);
-  return check_cost(options.cost);
+  return check_cost({kPlanOp, "options.cost"}, options.cost);
 }
 inline Status check_input(const Forest& forest, const PlanOptions& options) noexcept {
   const std::int64_t nodes = options.sharing == Sharing::given ? static_cast<std::int64_t>(forest.nodes.size()) : 0;
