@@ -17,8 +17,9 @@ class AttendBody {
       : kind_(view.kind()),
         invariant_(view.plan.header.mode == Mode::batch_invariant),
         memory_(arena, kind_),
-        panels_(view, memory_, arena),
-        stream_(view, memory_) {}
+        query_(view, memory_.angles),
+        panels_(view, memory_, &query_, arena),
+        stream_(view, memory_, &query_) {}
 
   /// In batch_invariant mode a row's sums have one order, whoever its neighbours are: that of the panels.
   std::int32_t begin(const RowTile& tile, const Item& item) noexcept {
@@ -68,6 +69,7 @@ class AttendBody {
   bool streams_ = false;
   std::int32_t heads_ = 1;
   detail::PanelMemory memory_;
+  detail::QueryRows<float> query_;  // of both: it knows whose angles the memory holds
   AttendPanels<Products> panels_;
   AttendStream stream_;
 };

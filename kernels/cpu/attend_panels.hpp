@@ -20,14 +20,15 @@ inline constexpr float kEmpty = -std::numeric_limits<float>::infinity();
 template <class Products>
 class AttendPanels {
  public:
-  AttendPanels(const detail::AttendView& view, const detail::PanelMemory& memory, detail::Arena* arena) noexcept
+  AttendPanels(const detail::AttendView& view, const detail::PanelMemory& memory, detail::QueryRows<float>* query,
+               detail::Arena* arena) noexcept
       : view_(view),
         args_(view.args),
         kind_(view.kind()),
         group_(kind_.group()),
         scale_(static_cast<float>(view.scale())),
         memory_(memory),
-        query_(view, memory.angles),
+        query_(*query),
         products_(view, memory, arena) {}
 
   void begin(const RowTile& tile) noexcept {
@@ -194,7 +195,7 @@ class AttendPanels {
   std::int64_t group_;
   float scale_;
   const detail::PanelMemory& memory_;
-  detail::QueryRows<float> query_;
+  detail::QueryRows<float>& query_;
   Products products_;
   std::int32_t tile_rows_ = 0;
   std::int64_t rows_ = 0;  // packed with the heads of the group

@@ -14,14 +14,15 @@ PREFIXSHARE_REGION_BEGIN
 
 class AttendStream {
  public:
-  AttendStream(const detail::AttendView& view, const detail::PanelMemory& memory) noexcept
+  AttendStream(const detail::AttendView& view, const detail::PanelMemory& memory,
+               detail::QueryRows<float>* query) noexcept
       : view_(view),
         args_(view.args),
         kind_(view.kind()),
         group_(kind_.group()),
         scale_(static_cast<float>(view.scale())),
         memory_(memory),
-        query_(view, memory.angles) {}
+        query_(*query) {}
 
   /// Whether a tile's rows are few enough, and the layer of a shape that fills vectors.
   static bool takes(const LayerKind& kind, const RowTile& tile) noexcept {
@@ -285,7 +286,7 @@ class AttendStream {
   std::int64_t group_;
   float scale_;
   const detail::PanelMemory& memory_;
-  detail::QueryRows<float> query_;
+  detail::QueryRows<float>& query_;
   std::int32_t tile_rows_ = 0;
   std::int64_t of_head_ = 0;  // packed rows of a KV head
 };
