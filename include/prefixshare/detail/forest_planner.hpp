@@ -63,7 +63,6 @@ class ForestPlanner : PlanBuilder {
     for (std::int32_t i = 0; i < tree_.size(); ++i) {
       const PlanTree::Node& n = tree_.node(i);
       const NodeDecision d = decide(i, n.parent < 0 ? 0 : starts.data()[n.parent], &planner);
-      planner.settle(i, d.reading == Reading::shared);
       starts.data()[i] = emit(n, d);
       plan_.decisions.push_back(d);
     }

@@ -22,7 +22,9 @@ inline std::int32_t shared_end(const PlanTree::Node& n, Mode mode) noexcept {
 /// and moves x there for them. With best(v, x) the least cost of everything at and below v,
 ///   best(v, x) = min(share(v, x) + sum_c best(c, end of v), fold(v, x) + sum_c best(c, x))
 /// over the children c, where x is 0 or the end of an ancestor: exact, in O(nodes * depth). Deeper trees are solved in
-/// windows of kWindow levels, from the top; what lies below a window counts as rows that read to its edge.
+/// windows of kWindow levels, from the top, of which the upper kKept levels are kept and the others are seen again from
+/// nearer. What lies below a window counts as rows that read to its edge, once for all of them or each for itself,
+/// whichever is cheaper.
 /// The same recursion over prefix lengths instead of costs is the exact form of BatchLLM's grouping (Zheng et al.,
 /// "BatchLLM", 2024, section 4.1, which is greedy); folding and sharing are the two choices per edge of FastTree (Pan
 /// et al., 2025, section 4).
@@ -33,32 +35,35 @@ class SharePlanner {
         mode_(options.mode),
         limit_(tile_row_limit(kind)),
         cost_(kind, options),
+        choice_(tree.nodes.size()),
+        folded_key_(tree.nodes.size(), 0),
         level_(tree.nodes.size(), 0),
         candidate_(tree.nodes.size(), 0),
-        first_(tree.nodes.size(), 0) {}
+        first_(tree.nodes.size(), 0) {
+    for (std::int32_t i = tree.size() - 1; i >= 0; --i) {
+      const PlanTree::Node& n = tree.node(i);
+      folded_key_.data()[i] += cost_.tiles(n.own_rows(), 1) - cost_.tiles(n.own_rows(), 0);
+      if (n.parent >= 0) folded_key_.data()[n.parent] += folded_key_.data()[i];
+    }
+  }
 
-  /// What the rest of the plan costs at and below node i, whose reading starts at x, when it is shared and when not.
+  /// What the rest of the plan costs at and below a node whose reading starts at x, when it is shared and when not.
   struct Choice {
+    std::int32_t x = -1;
     double shared = 0;
     double folded = 0;
   };
-  /// Nodes are asked for in preorder, and settled before the nodes below them.
   Choice choose(std::int32_t i, std::int32_t x) {
-    if (level(i) == 0) solve(i, x);
-    const std::size_t at = first_.data()[i] + static_cast<std::size_t>(candidate_.data()[i]);
-    return {shared_[at], folded_[at]};
-  }
-  void settle(std::int32_t i, bool shared) noexcept {
-    for (std::int32_t c = i + 1; c < tree_.node(i).subtree_end; c = tree_.node(c).subtree_end) {
-      level_.data()[c] = (level(i) + 1) % kWindow;
-      candidate_.data()[c] = level(c) == 0 ? 0 : shared ? level(c) : candidate_.data()[i];
-    }
+    if (choice_.data()[i].x != x) solve(i, x);
+    return choice_.data()[i];
   }
 
  private:
   static constexpr std::int32_t kWindow = 32;
+  static constexpr std::int32_t kKept = 16;
 
   std::int32_t level(std::int32_t i) const noexcept { return level_.data()[i]; }
+  std::size_t entries(std::int32_t i) const noexcept { return static_cast<std::size_t>(level(i)) + 1; }
 
   /// Entry j of a node: its reading starts at x_[j], the end of its ancestor j - 1 levels below the window's root, or
   /// at the root's own x. One entry more holds what its children add when it is shared.
@@ -66,59 +71,71 @@ class SharePlanner {
     collect(root, x);
     for (auto i = window_.rbegin(); i != window_.rend(); ++i) {
       const PlanTree::Node& n = tree_.node(*i);
-      const std::size_t first = first_.data()[*i], entries = static_cast<std::size_t>(level(*i)) + 1;
-      const bool edge = *i != root && level(*i) == 0;
-      for (std::size_t j = 0; j < (edge ? kEdgeEntries : entries); ++j) {
-        if (edge) {
-          folded_[first + j] = below(n, x_[first + j]);
-          continue;
-        }
-        folded_[first + j] = own(n, x_[first + j]) + below_[first + j];
-        shared_[first + j] = share(n, x_[first + j]) + below_[first + entries];
+      const std::size_t first = first_.data()[*i], children = first + entries(*i);
+      for (std::size_t at = first; at < children; ++at) {
+        const bool edge = level(*i) == kWindow;
+        folded_[at] = edge ? below(*i, x_[at]) : own(n, x_[at]) + below_[at];
+        shared_[at] = edge ? folded_[at] : share(n, x_[at]) + below_[children];
       }
-      if (*i != root) add_to_parent(*i, edge ? kEdgeEntries : entries);
+      if (*i != root) add_to_parent(*i);
     }
+    keep();
   }
-
-  static constexpr std::size_t kEdgeEntries = static_cast<std::size_t>(kWindow) + 1;
 
   /// The window's nodes in preorder, their entries, and where each entry starts to read.
   void collect(std::int32_t root, std::int32_t x) {
     window_.clear();
     x_.clear();
+    level_.data()[root] = 0;
     for (std::int32_t i = root; i < tree_.node(root).subtree_end;) {
       const std::int32_t parent = tree_.node(i).parent;
-      if (i != root) level_.data()[i] = (level(parent) + 1) % kWindow;
-      const bool edge = i != root && level(i) == 0;
-      const std::size_t entries = edge ? kEdgeEntries : static_cast<std::size_t>(level(i)) + 1;
+      if (i != root) level_.data()[i] = level(parent) + 1;
       first_.data()[i] = x_.size();
       window_.push_back(i);
       if (i == root) x_.push_back(x);
       if (i != root) {
         const std::size_t above = first_.data()[parent];
-        for (std::size_t j = 0; j + 1 < entries; ++j) x_.push_back(x_[above + j]);
+        for (std::size_t j = 0; j + 1 < entries(i); ++j) x_.push_back(x_[above + j]);
         x_.push_back(shared_end(tree_.node(parent), mode_));
       }
       x_.push_back(0);  // no place to read from: the entry of the children
-      i = edge ? tree_.node(i).subtree_end : i + 1;
+      i = level(i) == kWindow ? tree_.node(i).subtree_end : i + 1;
     }
     shared_.assign(x_.size(), 0);
     folded_.assign(x_.size(), 0);
     below_.assign(x_.size(), 0);
   }
 
-  void add_to_parent(std::int32_t i, std::size_t entries) noexcept {
+  void add_to_parent(std::int32_t i) noexcept {
     const std::size_t mine = first_.data()[i], above = first_.data()[tree_.node(i).parent];
-    const bool edge = level(i) == 0;
-    for (std::size_t j = 0; j < entries; ++j) {
-      below_[above + j] += edge ? folded_[mine + j] : std::min(shared_[mine + j], folded_[mine + j]);
+    for (std::size_t j = 0; j < entries(i); ++j) below_[above + j] += std::min(shared_[mine + j], folded_[mine + j]);
+  }
+
+  /// From the root down: the entry that holds at each node, given what its ancestors choose.
+  void keep() noexcept {
+    for (const std::int32_t i : window_) {
+      if (level(i) >= kKept) continue;
+      std::int32_t& candidate = candidate_.data()[i];
+      candidate = 0;
+      if (level(i) > 0) {
+        const std::int32_t parent = tree_.node(i).parent;
+        const Choice& above = choice_.data()[parent];
+        candidate = above.shared < above.folded ? level(i) : candidate_.data()[parent];
+      }
+      const std::size_t at = first_.data()[i] + static_cast<std::size_t>(candidate);
+      choice_.data()[i] = {x_[at], shared_[at], folded_[at]};
     }
   }
 
   /// Rows that end at n read [x, its end) for themselves.
   double own(const PlanTree::Node& n, std::int32_t x) const noexcept { return alone(n.own_rows(), x, n.end); }
-  /// Rows at and below n read the path down to n.
-  double below(const PlanTree::Node& n, std::int32_t x) const noexcept { return alone(n.all_rows(), x, n.begin); }
+  /// Rows at and below node i read the path down to it.
+  double below(std::int32_t i, std::int32_t x) const noexcept {
+    const PlanTree::Node& n = tree_.node(i);
+    const double partials = cost_.partials(n.all_rows()), keys = std::max(n.begin - x, 0);
+    const double folded = keys * folded_key_.data()[i] + (x > 0 ? partials : 0);
+    return std::min(folded, cost_.tiles(n.all_rows(), std::max(n.begin - x, 0)) + 2 * partials);
+  }
   double alone(std::int32_t rows, std::int32_t x, std::int32_t end) const noexcept {
     if (rows == 0) return 0;
     return cost_.tiles(rows, std::max(end - x, 0)) + (x > 0 ? cost_.partials(rows) : 0);
@@ -140,8 +157,10 @@ class SharePlanner {
   Mode mode_;
   std::int32_t limit_;
   TileCost cost_;
-  std::vector<std::int32_t> level_;      // per node: levels below the root of its window
-  std::vector<std::int32_t> candidate_;  // per node: the entry that holds, once its parent is settled
+  std::vector<Choice> choice_;           // per node, once it was kept
+  std::vector<double> folded_key_;       // per node: one key against each tile of own rows at and below
+  std::vector<std::int32_t> level_;      // per node of the window: levels below its root
+  std::vector<std::int32_t> candidate_;  // per node of the window: the entry that holds
   std::vector<std::size_t> first_;       // per node of the window: its first entry
   std::vector<std::int32_t> window_;
   std::vector<std::int32_t> x_;
