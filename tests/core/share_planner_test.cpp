@@ -543,26 +543,30 @@ TEST_CASE("make_plan: cost constants that are no times are refused by name", "[p
     const Status s = make_plan(forest, kind, options_of(Sharing::automatic, cost), &plan);
     INFO(to_string(s));
     CHECK(s.code == StatusCode::invalid_argument);
-    CHECK(std::string(s.argument) == "options");
+    CHECK(std::string(s.argument) == "options.cost");
     CHECK(std::string(s.field) == field);
     CHECK(s.want == want);
     CHECK(plan == good);
   };
-  double CostModel::*const times[] = {&CostModel::item,    &CostModel::kv_element,     &CostModel::mac,
-                                      &CostModel::partial, &CostModel::few_kv_element, &CostModel::few_mac};
-  for (double CostModel::*const time : times) {
+  const std::pair<const char*, double CostModel::*> times[] = {{"item", &CostModel::item},
+                                                               {"kv_element", &CostModel::kv_element},
+                                                               {"mac", &CostModel::mac},
+                                                               {"partial", &CostModel::partial},
+                                                               {"few_kv_element", &CostModel::few_kv_element},
+                                                               {"few_mac", &CostModel::few_mac}};
+  for (const auto& [name, time] : times) {
     for (const double bad : {-1.0, 1e9, std::numeric_limits<double>::quiet_NaN()}) {
       CostModel cost;
       cost.*time = bad;
-      refused(cost, "cost", 0);
+      refused(cost, name, 0);
     }
   }
   CostModel cost;
   cost.row_step = 0;
-  refused(cost, "cost.row_step", 1);
+  refused(cost, "row_step", 1);
   cost = {};
   cost.few_rows = -1;
-  refused(cost, "cost.few_rows", 0);
+  refused(cost, "few_rows", 0);
 }
 
 TEST_CASE("explain: every reading and reason of a plan is a line", "[plan][sharing]") {
@@ -684,7 +688,7 @@ TEST_CASE("make_plan: where nothing can be gained the plan is the unshared one, 
   }
 }
 
-TEST_CASE("make_plan: items that compute come before those that wait for keys", "[plan][sharing]") {
+TEST_CASE("make_plan: workers get the same mix of items, and every other one reads first", "[plan][sharing]") {
   Topology two;
   const std::int32_t prompt = two.add_node(-1, 3000);
   for (int s = 0; s < 40; ++s) two.add_sequence(two.add_node(prompt, 500), 1);
@@ -697,19 +701,37 @@ TEST_CASE("make_plan: items that compute come before those that wait for keys", 
   cost.few_kv_element = 2;
   cost.few_mac = cost.mac;
   for (const Forest& forest : {place(two), deep}) {
-    const LayerKind kind = kind_of(32, 8);
-    const Plan plan = plan_of(forest, kind, options_of(Sharing::automatic, cost));
-    check_proved(forest, plan);
-    std::int64_t computing = 0;
-    bool waits = false;
-    for (const Item& item : plan.items) {
-      const std::int32_t packed = plan.tiles[static_cast<std::size_t>(item.tile)].count * kind.group();
-      const bool computes = packed > cost.few_rows && (packed + 3) / 4 * 4 * cost.mac >= cost.kv_element;
-      CHECK_FALSE((computes && waits));
-      waits = waits || !computes;
-      computing += computes;
+    for (const std::int32_t workers : {1, 2, 3, 4}) {
+      INFO(workers << " workers");
+      const LayerKind kind = kind_of(32, 8);
+      PlanOptions options = options_of(Sharing::automatic, cost);
+      options.target_parallelism = workers;
+      const Plan plan = plan_of(forest, kind, options);
+      check_proved(forest, plan);
+      std::vector<std::array<double, 2>> share(static_cast<std::size_t>(workers), {0.0, 0.0});
+      double total[2] = {0, 0}, largest = 0;
+      std::int32_t turns = 0;
+      bool last = false;  // worker 0 computes first
+      for (std::size_t i = 0; i < plan.items.size(); ++i) {
+        const Item& item = plan.items[i];
+        const std::int64_t next = i + 1 < plan.items.size() ? plan.items[i + 1].cost : plan.header.total_cost;
+        const std::int32_t packed = plan.tiles[static_cast<std::size_t>(item.tile)].count * kind.group();
+        const bool reads = packed <= cost.few_rows || (packed + 3) / 4 * 4 * cost.mac < cost.kv_element;
+        const auto ns = static_cast<double>(next - item.cost);
+        const auto worker = static_cast<std::size_t>(detail::owner(item.cost, plan.header.total_cost, workers));
+        share[worker][reads] += ns;
+        total[reads] += ns;
+        largest = std::max(largest, ns);
+        turns += reads != last;
+        last = reads;
+      }
+      REQUIRE(total[0] > 0);
+      REQUIRE(total[1] > 0);
+      CHECK(turns <= workers);
+      for (const auto& mine : share) {
+        CHECK(std::abs(mine[0] - total[0] / workers) <= 2 * largest);
+        CHECK(std::abs(mine[1] - total[1] / workers) <= 2 * largest);
+      }
     }
-    CHECK(waits);
-    CHECK(computing > 0);
   }
 }
