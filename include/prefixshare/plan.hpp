@@ -125,7 +125,7 @@ struct Item {
   std::int32_t head_end = 0;
   std::int64_t slot = -1;  ///< partial row of the tile's first row; -1: the item finishes its rows
   bool fold = true;        ///< one state for all keys; false (batch_invariant): one per chunk, tile.count rows apart
-  std::int64_t cost = 0;   ///< predicted nanoseconds of all items before this one
+  std::int64_t cost = 0;   ///< predicted nanoseconds of all items before this one and half of its own
 };
 
 /// Rows whose partial states come from the same slots in the same order.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "prefixshare/detail/item_order.hpp"
 #include "prefixshare/detail/plan_cost.hpp"
 
 namespace prefixshare {
@@ -225,40 +226,22 @@ class PlanBuilder {
     item_ns_.clear();
     for (std::size_t t = 0; t < plan_.tiles.size(); ++t) emit_items(t);
     order_items();
-    double cost = 0;
-    for (std::size_t i = 0; i < plan_.items.size(); cost += item_ns_[i++]) {
-      plan_.items[i].cost = static_cast<std::int64_t>(cost);
-    }
-    plan_.header.total_cost = static_cast<std::int64_t>(cost);
   }
 
-  /// Parts own consecutive items. The items that compute and those that wait for keys are each divided among the
-  /// workers, and every other worker reads first: all get the same mix, and at any moment some compute and others read.
   void order_items() {
-    double total[2] = {0, 0}, done[2] = {0, 0};
-    const auto reads = [this](const Item& i) {
-      return cost_.reads(plan_.tiles[static_cast<std::size_t>(i.tile)].count);
-    };
-    for (std::size_t i = 0; i < plan_.items.size(); ++i) total[reads(plan_.items[i])] += item_ns_[i];
-    if (total[false] == 0 || total[true] == 0) return;
-    std::vector<std::pair<std::int64_t, std::size_t>> order;  // by worker, by turn, then as they are
-    order.reserve(plan_.items.size());
-    const std::int64_t workers = options_.target_parallelism;
-    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
-      const bool kind = reads(plan_.items[i]);
-      const auto share = static_cast<std::int64_t>(done[kind] / total[kind] * static_cast<double>(workers));
-      const std::int64_t worker = std::min(share, workers - 1);
-      order.push_back({2 * worker + (kind != (worker % 2 != 0)), i});
-      done[kind] += item_ns_[i];
-    }
-    std::sort(order.begin(), order.end());
+    std::vector<char> reads;
+    reads.reserve(plan_.items.size());
+    for (const Item& i : plan_.items) reads.push_back(cost_.reads(plan_.tiles[static_cast<std::size_t>(i.tile)].count));
     std::vector<Item> items;
-    std::vector<double> ns;
-    items.reserve(order.size());
-    ns.reserve(order.size());
-    for (const auto& [key, i] : order) items.push_back(plan_.items[i]), ns.push_back(item_ns_[i]);
+    items.reserve(plan_.items.size());
+    double cost = 0;
+    for (const std::size_t i : ItemOrder(item_ns_, reads, options_.target_parallelism).order()) {
+      items.push_back(plan_.items[i]);
+      items.back().cost = static_cast<std::int64_t>(cost + item_ns_[i] / 2);
+      cost += item_ns_[i];
+    }
     plan_.items.swap(items);
-    item_ns_.swap(ns);
+    plan_.header.total_cost = static_cast<std::int64_t>(cost);
   }
 
   /// Many rows are cut by heads, which costs no partial states; few rows by keys, so that a part reads whole tokens.
