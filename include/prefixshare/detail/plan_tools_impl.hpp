@@ -226,16 +226,17 @@ inline std::string to_string(const Plan& plan, int max_items) {
 
 namespace detail {
 
-/// "  node 3: path [1000, 1064), 4 of 12 rows its own: shared from 1000 (12.3 us, folded 20.1 us)"
+/// "  node 3: path [1000, 1064), 4 of 12 rows its own: shared from 1000 (shared 12.3 us, folded 20.1 us)"
 inline std::string decision_line(const NodeDecision& d) {
   static constexpr const char* kReadings[] = {"shared", "folded into what is below", "read alone",
                                               "read with its draft tree"};
   static constexpr const char* kReasons[] = {"", "one reader", "asked for", "no whole chunk",
                                              "no room for partial states"};
   char line[256];
-  std::snprintf(line, sizeof line, "  node %d: path [%d, %d), %d of %d rows its own: %s from %d (", d.node, d.begin,
+  std::snprintf(line, sizeof line, "  node %d: path [%d, %d), %d of %d rows its own: %s from %d", d.node, d.begin,
                 d.end, d.own_rows, d.all_rows, kReadings[static_cast<int>(d.reading)], d.from);
-  std::string text = line + std::string(kReasons[static_cast<int>(d.reason)]);
+  if (d.reading == NodeDecision::Reading::draft) return line + std::string("\n");
+  std::string text = line + std::string(" (") + kReasons[static_cast<int>(d.reason)];
   if (d.shared_cost > 0 || d.folded_cost > 0) {
     const bool named = d.reason != NodeDecision::Reason::cost;
     std::snprintf(line, sizeof line, "%sshared %.1f us, folded %.1f us", named ? "; " : "", 1e-3 * d.shared_cost,
