@@ -46,9 +46,11 @@ struct Cpu {
 bool operator<(const Cpu& a, const Cpu& b) {
   return std::tie(a.vendor, a.family, a.model) < std::tie(b.vendor, b.family, b.model);
 }
-/// What the system says, which the library does not ask. Empty where it does not say so.
+/// What the system says, which the library does not ask. Empty where it does not say so: an emulated machine of another
+/// architecture sees the file of its host.
 Cpu this_cpu() {
   Cpu cpu;
+#if defined(__x86_64__)
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line) && !line.empty();) {
     const std::string key = line.substr(0, line.find_first_of("\t:"));
@@ -57,6 +59,7 @@ Cpu this_cpu() {
     if (key == "cpu family") cpu.family = std::stoi(value);
     if (key == "model") cpu.model = std::stoi(value);
   }
+#endif
   return cpu;
 }
 
