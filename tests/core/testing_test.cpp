@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "prefixshare/testing/catalogue.hpp"
 #include "prefixshare/testing/compare.hpp"
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
@@ -309,38 +308,5 @@ TEST_CASE("plan_checker: every single fault is found", "[testing][plan]") {
     mutate(&broken);
     INFO(name);
     CHECK_FALSE(testing::check_plan(p.forest, broken, &why));
-  }
-}
-
-TEST_CASE("catalogue: names are unique and every tree builds", "[testing]") {
-  std::set<std::string> names;
-  for (const testing::Workload& w : testing::catalogue()) {
-    INFO(w.name);
-    CHECK(names.insert(w.name).second);
-    Forest forest;
-    REQUIRE(testing::make_forest(w, 16, &forest).ok());
-    CHECK(forest.rows() > 0);
-    CHECK(testing::find_workload(w.name) == &w);
-  }
-  CHECK(names.size() == 6 + 3 + 15 + 84 + 10 + 15 + 20);
-  CHECK(testing::find_workload("nothing") == nullptr);
-}
-
-TEST_CASE("catalogue: a tree has the shape that its text says", "[testing]") {
-  const testing::Workload* w = testing::find_workload("hydragen/2,4,8|7,9 10 11 4,129 2 3 4 5 6 7 128/kv8");
-  REQUIRE(w != nullptr);
-  Forest forest;
-  REQUIRE(testing::make_forest(*w, 1, &forest).ok());
-  ForestStats stats;
-  REQUIRE(forest_stats(forest, &stats).ok());
-  CHECK(stats.roots == 2);
-  CHECK(stats.nodes == 14);
-  CHECK(stats.sequences == 8);
-  CHECK(stats.unique_tokens == 14 + 34 + 284);
-  CHECK(stats.logical_tokens == 8 * 7 + 2 * 34 + 284);
-  for (const char* wrong : {"", "1", "1|", "1,2|3", "2|1 2 3", "x|1", "1|-3", "0|1"}) {
-    testing::Workload bad;
-    bad.tree = wrong;
-    CHECK(testing::make_forest(bad, 1, &forest).code == StatusCode::invalid_argument);
   }
 }
