@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whether the planner chooses well: its plan against every node shared, no node shared, and nodes shared at random, on
-// the decode trees of FastTree and PAT with lengths / 4. The ways take turns, so that a burst hits all alike.
+// the decode trees of FastTree and PAT with lengths / 4, for three head counts. The ways take turns, so that a burst
+// hits all alike.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,16 +11,16 @@
 #include <utility>
 #include <vector>
 
-#include "support/answers.hpp"
+#include "prefixshare/testing/sampled_answer.hpp"
 #include "support/attention_input.hpp"
 #include "support/session.hpp"
 
 namespace prefixshare::bench {
 namespace {
 
-constexpr std::int32_t kScale = 4;
-constexpr double kSecondsEach = 1.0;  // of one case, all ways together
-constexpr std::size_t kTurns = 7;     // at least
+constexpr double kSeconds = 1.0;  // of one case, all ways together
+constexpr double kQuickSeconds = 0.2;
+constexpr std::size_t kTurns = 7;  // at least
 
 /// A way to assign, and how long it takes.
 struct Way {
@@ -27,11 +28,8 @@ struct Way {
   PlannedCall call;
   std::vector<double> seconds = {};
 
-  double median() const {
-    std::vector<double> s = seconds;
-    std::nth_element(s.begin(), s.begin() + static_cast<std::ptrdiff_t>(s.size() / 2), s.end());
-    return s[s.size() / 2];
-  }
+  testing::CallTimes times() const { return testing::summary_of(seconds); }
+  double median() const { return times().median; }
 };
 
 /// Ratios of all cases so far.
@@ -62,10 +60,10 @@ std::vector<Way> ways(const Context& context, const AttentionInput& input) {
 }
 
 /// Turns until the time is up.
-void take_turns(const Context& context, const AttentionInput& input, std::vector<Way>* list) {
+void take_turns(const Context& context, const AttentionInput& input, double seconds, std::vector<Way>* list) {
   const auto now = [] { return std::chrono::duration<double>(CpuTimes::Clock::now().time_since_epoch()).count(); };
   for (Way& w : *list) w.seconds.clear();
-  for (const double start = now(); now() - start < kSecondsEach || list->front().seconds.size() < kTurns;) {
+  for (const double start = now(); now() - start < seconds || list->front().seconds.size() < kTurns;) {
     for (Way& w : *list) {
       const double begin = now();
       throw_if_error(w.call.run(context, input));
@@ -88,12 +86,11 @@ double against_best(std::vector<Way>* list) {
   return planned.median() / best;
 }
 
-void run(Session* session, const testing::Workload& workload, const LayerKind& kind, const Team& team, Summary* summary,
-         benchmark::State* state) {
-  AttentionInput input(tree_topology(workload.tree, session->quick ? 4 * kScale : kScale), kind, {});
+void run(Session* session, const Problem& p, const Team& team, Summary* summary, benchmark::State* state) {
+  AttentionInput input(forest_of(*p.workload, p.scale), p.kind);
   Context context = session->context;
   context.executor = team.executor;
-  const testing::Answer expected = answer(input.forest(), kind, input.attend());
+  const testing::Answer expected = testing::sampled_answer(input.forest(), p.kind, input.attend());
   std::vector<Way> list = ways(context, input);
   for (const Way& w : list) {
     input.poison_outputs();
@@ -101,11 +98,11 @@ void run(Session* session, const testing::Workload& workload, const LayerKind& k
     if (!is_right(session, state, once, [&] { return testing::check_forward(expected, input.attend()); })) return;
   }
   const Observed<int> observed = quietly([&] {
-    take_turns(context, input, &list);
+    take_turns(context, input, session->options.quick ? kQuickSeconds : kSeconds, &list);
     return 0;
   });
   const double ratio = against_best(&list);
-  report_time(state, list.front().median(), observed.busy);
+  report_time(state, list.front().times(), observed.busy);
   state->counters["vs_best"] = ratio;
   for (const Way& w : list) state->counters[w.name + "_ms"] = 1e3 * w.median();
   summary->logarithms += std::log(ratio);
@@ -118,19 +115,17 @@ void run(Session* session, const testing::Workload& workload, const LayerKind& k
 }  // namespace
 
 void register_assignment(Session* session) {
+  if (!session->options.workload.empty()) return;
   const auto summary = std::make_shared<Summary>();
-  for (const testing::Workload& w : testing::catalogue()) {
-    if (w.name.rfind("fasttree/", 0) != 0 && w.name.rfind("pat/", 0) != 0) continue;
+  const Team& team = session->teams.back();
+  for (Problem p : session->problems("assignment")) {
     for (const auto& [Hq, Hkv] : {std::pair(16, 1), std::pair(32, 8), std::pair(32, 32)}) {
-      LayerKind kind = w.kind;
-      kind.Hq = Hq;
-      kind.Hkv = Hkv;
-      kind.q_dtype = kind.kv_dtype = DType::bf16;
-      const Team& team = session->teams.back();
-      add_case(join({"assignment", w.name, label("Hq", Hq), label("Hkv", Hkv), team.name}),
-               [session, w, kind, &team, summary](benchmark::State& state) {
-                 run(session, w, kind, team, summary.get(), &state);
-               });
+      p.kind.Hq = Hq;
+      p.kind.Hkv = Hkv;
+      const std::string name = join({"assignment", p.workload->name, label("Hq", Hq), label("Hkv", Hkv), team.name});
+      session->add(name, p.quick && Hq == 32 && Hkv == 8, [session, p, &team, summary](benchmark::State& state) {
+        run(session, p, team, summary.get(), &state);
+      });
     }
   }
 }

@@ -1,106 +1,161 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_states: every implementation, over batches of a decode step and of a prefill.
-#include <memory>
-#include <numeric>
+// merge_states, forward and backward.
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/reference/merge_states.hpp"
 #include "prefixshare/testing/problem.hpp"
+#include "support/attention_input.hpp"
+#include "support/row_case.hpp"
 #include "support/session.hpp"
 
 namespace prefixshare::bench {
 namespace {
 
-constexpr std::int64_t kHeads = 32;
-constexpr std::int64_t kDim = 128;
-
-/// States of random parts, and the f64 merge of the reference.
-struct MergeProblem {
-  MergeProblem(DType dtype, std::int64_t rows, std::int64_t count) {
-    testing::Random random(1);
-    o.resize(static_cast<std::size_t>(count) + 1);
-    lse.resize(o.size());
-    for (std::size_t p = 0; p < o.size(); ++p) {
-      o[p] = testing::Tensor<3>(dtype, {rows, kHeads, kDim});
-      lse[p] = testing::Tensor<2>(DType::f32, {rows, kHeads});
-      if (p + 1 < o.size()) o[p].fill_normal(&random), lse[p].fill_normal(&random);
-      states.push_back({o[p].view(), lse[p].view()});
-    }
-    args.parts = {states.data(), count};
-    args.out = states.back();
-    answer();
+/// A state in memory.
+class StoredState {
+ public:
+  StoredState(DType dtype, std::int64_t rows, std::int64_t heads, std::int64_t width)
+      : o_(rows * heads * width * size_of(dtype)), lse_(rows * heads * size_of(DType::f32)) {
+    state_.o = view_of<3>(o_, dtype, {rows, heads, width});
+    state_.lse = view_of<2>(lse_, DType::f32, {rows, heads});
   }
-
-  testing::Comparison check() const {
-    return compare(testing::to_doubles(args.out.o), expected, testing::kMergeTolerance, args.out.o.dtype);
+  void fill(std::uint64_t seed) {
+    const TensorView<3>& o = state_.o;
+    NormalVectors(2 * seed, o.dtype, o.shape[2]).fill(o_.data(), o.shape[0] * o.shape[1]);
+    NormalVectors(2 * seed + 1, DType::f32, o.shape[1]).fill(lse_.data(), o.shape[0]);
   }
-  /// Every part is read once, the result written once.
-  std::int64_t bytes() const {
-    const std::int64_t rows = args.out.o.shape[0];
-    return (args.parts.size() + 1) * rows * kHeads * (kDim * size_of(args.out.o.dtype) + size_of(DType::f32));
-  }
-
-  std::vector<testing::Tensor<3>> o;
-  std::vector<testing::Tensor<2>> lse;
-  std::vector<State> states;
-  testing::Expected expected;
-  MergeStates args;
+  const State& state() const { return state_; }
 
  private:
-  void answer() {
-    const std::int64_t rows = args.out.o.shape[0];
-    const testing::Tensor<3> exact_o(DType::f64, {rows, kHeads, kDim});
-    const testing::Tensor<2> exact_lse(DType::f64, {rows, kHeads});
-    throw_if_error(reference::merge_states({args.parts, {exact_o.view(), exact_lse.view()}}));
-    expected.width = kDim;
-    expected.value = testing::to_doubles(exact_o.view());
-    expected.block.resize(static_cast<std::size_t>(rows * kHeads));
-    std::iota(expected.block.begin(), expected.block.end(), 0);
-    expected.magnitude.assign(expected.block.size(), 1);
-  }
+  Buffer o_, lse_;
+  State state_;
 };
 
-struct Case {
-  DType dtype = DType::f32;
-  std::int64_t rows = 0;
-  std::int64_t parts = 0;
-  std::string implementation;
-  Team team;
+State first_rows_of(const State& s) { return {first_rows(s.o), first_rows(s.lse)}; }
 
-  std::string name() const {
-    return join(
-        {"merge_states", implementation, to_string(dtype), label("rows", rows), label("parts", parts), team.name});
-  }
+/// A state in f64 for the reference's results.
+struct ExactState {
+  testing::Tensor<3> o;
+  testing::Tensor<2> lse;
+
+  explicit ExactState(const State& like)
+      : o(DType::f64, {like.o.shape[0], like.o.shape[1], like.o.shape[2]}),
+        lse(DType::f64, {like.lse.shape[0], like.lse.shape[1]}) {}
+  State state() const { return {o.view(), lse.view()}; }
 };
 
-void run(Session* session, const Case& c, benchmark::State* state) {
-  const MergeProblem problem(c.dtype, c.rows, c.parts);
-  const Context context = session->context_for(c.implementation, c.team);
-  const auto call = [&] { return merge_states(context, problem.args); };
-  if (!is_right(session, state, call, [&] { return problem.check(); })) return;
-  const double seconds = time_calls(state, call);
-  state->counters["GB/s"] = static_cast<double>(problem.bytes()) / seconds * 1e-9;
+std::int64_t bytes_of(const State& s) {
+  return s.o.shape[0] * s.o.shape[1] * (s.o.shape[2] * size_of(s.o.dtype) + size_of(DType::f32));
 }
+
+/// Parts, their merge, and room for gradients.
+class States {
+ public:
+  explicit States(const Problem& p, bool small = false) {
+    const std::int64_t rows = small ? 1 : testing::detail::scaled(p.workload->rows, p.scale);
+    const auto count = static_cast<std::size_t>(p.workload->parts);
+    stored_.reserve(2 * count + 2);
+    for (std::size_t i = 0; i < 2 * count + 2; ++i) {  // parts, result, gradient of the result, gradients of parts
+      const DType dtype = i < count ? p.kind.kv_dtype : p.kind.q_dtype;
+      stored_.emplace_back(dtype, rows, p.kind.Hq, p.kind.Dv);
+      if (i < count || i == count + 1) stored_.back().fill(i);
+      views_.push_back(stored_.back().state());
+    }
+    merge_.parts = {views_.data(), static_cast<std::int64_t>(count)};
+    merge_.out = views_[count];
+  }
+  States(const States&) = delete;
+  States& operator=(const States&) = delete;
+
+ protected:
+  std::size_t count() const { return static_cast<std::size_t>(merge_.parts.size()); }
+  std::vector<State> first_parts() const {
+    std::vector<State> parts;
+    for (const State& s : merge_.parts) parts.push_back(first_rows_of(s));
+    return parts;
+  }
+
+  std::vector<StoredState> stored_;
+  std::vector<State> views_;
+  MergeStates merge_;
+};
+
+class Merge : public States {
+ public:
+  using States::States;
+  const MergeStates& args() const { return merge_; }
+  Status call(const Context& context) const { return merge_states(context, merge_); }
+  testing::Comparison check() const {
+    const std::vector<State> parts = first_parts();
+    const State got = first_rows_of(merge_.out);
+    const ExactState exact(got);
+    throw_if_error(reference::merge_states({parts, exact.state()}));
+    testing::Comparison whole;
+    testing::detail::include("o", compare_vectors(got.o, testing::to_doubles(exact.o.view()), testing::kMergeTolerance),
+                             &whole);
+    testing::detail::include(
+        "lse", compare_vectors(got.lse, testing::to_doubles(exact.lse.view()), testing::kMergeTolerance), &whole);
+    return whole;
+  }
+  std::int64_t bytes() const {
+    std::int64_t all = bytes_of(merge_.out);
+    for (const State& s : merge_.parts) all += bytes_of(s);
+    return all;
+  }
+};
+
+/// Its inputs are the parts and their merge, which it makes first.
+class MergeGradient : public States {
+ public:
+  explicit MergeGradient(const Problem& p, bool small = false) : States(p, small) {
+    grad_.parts = merge_.parts;
+    grad_.out = merge_.out;
+    grad_.dout = views_[count() + 1].o;
+    grad_.dlse = views_[count() + 1].lse;
+    grad_.dparts = {views_.data() + count() + 2, static_cast<std::int64_t>(count())};
+    throw_if_error(reference::merge_states(merge_));
+  }
+  const MergeStatesGrad& args() const { return grad_; }
+  Status call(const Context& context) const { return merge_states_backward(context, grad_); }
+  testing::Comparison check() const {
+    const std::vector<State> parts = first_parts();
+    std::vector<ExactState> exact;
+    std::vector<State> dparts;
+    for (const State& s : parts) exact.emplace_back(s);
+    for (const ExactState& e : exact) dparts.push_back(e.state());
+    MergeStatesGrad g = grad_;
+    g.parts = parts;
+    g.out = first_rows_of(grad_.out);
+    g.dout = first_rows(grad_.dout);
+    g.dlse = first_rows(grad_.dlse);
+    g.dparts = dparts;
+    throw_if_error(reference::merge_states_backward(g));
+    testing::Comparison whole;
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const State got = first_rows_of(grad_.dparts[static_cast<std::int64_t>(i)]);
+      testing::detail::include(
+          "do", compare_vectors(got.o, testing::to_doubles(exact[i].o.view()), testing::kMergeTolerance), &whole);
+    }
+    return whole;
+  }
+  std::int64_t bytes() const {
+    std::int64_t all = bytes_of(grad_.out) + bytes_of(views_[count() + 1]);
+    for (std::size_t i = 0; i < count(); ++i) all += bytes_of(views_[i]) + bytes_of(views_[count() + 2 + i]);
+    return all;
+  }
+
+ private:
+  MergeStatesGrad grad_;
+};
 
 }  // namespace
 
 void register_merge_states(Session* session) {
-  const std::pair<std::int64_t, std::int64_t> sizes[] = {{64, 2}, {64, 8}, {2048, 2}, {2048, 8}};
-  const auto& list = session->context.merge_states;
-  for (const auto& [rows, parts] : sizes) {
-    if (session->quick && rows > 64) continue;
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      for (std::int32_t i = 0; i < list.count; ++i) {
-        if (list.entries[i].space != MemorySpace::host) continue;
-        for (const Team& team : session->teams) {
-          const Case c{dtype, rows, parts, list.entries[i].name, team};
-          add_case(c.name(), [session, c](benchmark::State& state) { run(session, c, &state); });
-        }
-      }
-    }
-  }
+  register_rows<Merge>(session, "merge_states", session->context.merge_states);
+  register_rows<MergeGradient>(session, "merge_states_backward", session->context.merge_states_backward);
 }
 
 }  // namespace prefixshare::bench

@@ -60,25 +60,31 @@ double peak_megabytes() {
 template <class Call>
 void time_ok(Session* session, benchmark::State* state, Call&& call) {
   if (const Status s = call()) return fail(session, state, to_string(s));
-  time_calls(state, call);
+  const Observed<testing::CallTimes> times = quietly([&] {
+    return time_calls(
+        *session, [] {}, call);
+  });
+  report_time(state, times.result, times.busy);
 }
 
-void register_tree(Session* session, const std::string& tree) {
-  add_case("plan/tree/" + tree, [session, tree](benchmark::State& state) {
-    const AttentionInput input(tree_topology(tree, 4), grouped_heads(), {});
-    Plan plan;
-    time_ok(session, &state, [&] { return make_plan(session->context, input.forest(), input.kind(), {}, &plan); });
-    state.counters["nodes"] = static_cast<double>(input.forest().nodes.size());
-    state.counters["items"] = static_cast<double>(plan.items.size());
-  });
+void register_trees(Session* session) {
+  for (const Problem& p : session->problems("plan")) {
+    session->add(join({"plan", p.name()}), p.quick, [=](benchmark::State& state) {
+      const Forest forest = forest_of(*p.workload, p.scale);
+      Plan plan;
+      time_ok(session, &state, [&] { return make_plan(session->context, forest, p.kind, {}, &plan); });
+      state.counters["nodes"] = static_cast<double>(forest.nodes.size());
+      state.counters["items"] = static_cast<double>(plan.items.size());
+    });
+  }
 }
 
 /// Forest and plan, as an engine pays for them when its batch has changed.
 void register_block_tables(Session* session, std::int32_t sequences, std::int32_t blocks, std::int32_t groups,
-                           std::int32_t shared) {
+                           std::int32_t shared, bool quick) {
   const std::string name =
       join({"plan/block_tables", std::to_string(sequences) + "x" + std::to_string(blocks), label("shared", shared)});
-  add_case(name, [=](benchmark::State& state) {
+  session->add(name, quick, [=](benchmark::State& state) {
     const Tables tables(sequences, blocks, groups, shared);
     const double before = peak_megabytes();
     Forest forest;
@@ -95,7 +101,7 @@ void register_block_tables(Session* session, std::int32_t sequences, std::int32_
 /// A step of a batch that stays: every sequence gets a token and the forest is asked for again. Pages for many steps
 /// lie in reserve, so that the plan stays good.
 void register_growth(Session* session, std::int32_t sequences) {
-  add_case(join({"plan/grow", label("leaves", sequences)}), [=](benchmark::State& state) {
+  session->add(join({"plan/grow", label("leaves", sequences)}), true, [=](benchmark::State& state) {
     constexpr std::int32_t kUsed = 64, kBlocks = 1024, kShared = 32;
     const Tables tables(sequences, kBlocks, 1, kShared);
     const PoolShape pool = tables.pool();
@@ -128,16 +134,12 @@ void register_growth(Session* session, std::int32_t sequences) {
 }  // namespace
 
 void register_plan(Session* session) {
-  for (const char* tree : {"1,4,16,64,256,1024|256,8,256,64,32,256",
-                           "1,2,4,8,16,32,64,128,1024|16,16,16,16,16,16,16,16,16", "1,1024|2048,32", "256|4096"}) {
-    register_tree(session, tree);
-  }
-  register_block_tables(session, 256, 1024, 1, 512);
-  register_block_tables(session, 256, 1024, 0, 0);
-  if (!session->quick) {
-    register_block_tables(session, 100000, 1000, 64, 500);
-    register_block_tables(session, 100000, 1000, 0, 0);
-  }
+  register_trees(session);
+  if (!session->options.workload.empty()) return;
+  register_block_tables(session, 256, 1024, 1, 512, true);
+  register_block_tables(session, 256, 1024, 0, 0, true);
+  register_block_tables(session, 100000, 1000, 64, 500, false);
+  register_block_tables(session, 100000, 1000, 0, 0, false);
   register_growth(session, 256);
 }
 

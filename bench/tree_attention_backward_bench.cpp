@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // tree_attention backward: one training step, against the batch of whole sequences with keys and values of their own.
-#include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "prefixshare/counters.hpp"
-#include "prefixshare/testing/catalogue.hpp"
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/problem.hpp"
-#include "prefixshare/tree_attention.hpp"
+#include "support/attention_input.hpp"
 #include "support/session.hpp"
 
 namespace prefixshare::bench {
 namespace {
-
-/// One registered benchmark: a workload of the catalogue, its lengths divided by `scale`.
-struct Variant {
-  std::string workload;
-  std::int32_t scale = 1;
-  DType dtype = DType::f32;
-  bool shared = false;  ///< else every sequence is whole, prefix rows included
-  Team team;
-  std::string implementation;
-
-  std::string name_of(const char* way) const {
-    return join(
-        {"tree_attention_backward", workload, label("scale", scale), way, to_string(dtype), team.name, implementation});
-  }
-  LayerKind kind() const {
-    LayerKind k = testing::find_workload(workload)->kind;
-    k.q_dtype = k.kv_dtype = dtype;
-    return k;
-  }
-};
 
 /// One whole causal sequence per leaf.
 testing::Topology repeat_paths(const testing::Topology& tree) {
@@ -54,63 +31,93 @@ testing::Topology repeat_paths(const testing::Topology& tree) {
   return repeated;
 }
 
-testing::Problem make_problem(const Variant& v) {
-  const testing::Topology tree = testing::workload_topology(*testing::find_workload(v.workload), v.scale);
-  testing::ProblemOptions options;
-  options.kind = v.kind();
-  options.backward = true;
-  testing::Problem problem;
-  throw_if_error(testing::make_problem(v.shared ? tree : repeat_paths(tree), options, &problem));
-  return problem;
+/// A batch whose gradients are asked for, and the answer as far as it is needed.
+class Step {
+ public:
+  Step(const testing::Topology& topology, const LayerKind& kind) : kind_(kind) {
+    testing::ProblemOptions options;
+    options.kind = kind;
+    options.backward = true;
+    throw_if_error(testing::make_problem(topology, options, &problem_));
+  }
+
+  void plan(const Context& context) {
+    PlanOptions options;
+    options.backward = true;
+    options.target_parallelism = context.executor.concurrency;
+    throw_if_error(make_plan(context, problem_.forest, kind_, options, &plan_));
+    throw_if_error(problem_.bind_workspace(plan_, context.executor.concurrency));
+    problem_.poison_outputs();
+  }
+  Status forward(const Context& context) { return tree_attention(context, plan_, problem_.attend()); }
+  Status backward(const Context& context) { return tree_attention_backward(context, plan_, problem_.attend_grad()); }
+  testing::Comparison judge() {
+    const AttendGrad args = problem_.attend_grad();
+    return testing::check_backward(testing::answer_backward(problem_.forest, kind_, args), args);
+  }
+  const Plan& plan() const { return plan_; }
+
+ private:
+  LayerKind kind_;
+  testing::Problem problem_;
+  Plan plan_;
+};
+
+/// Reads of K, V, q, o, dO and lse and writes of dQ, dK and dV, each once: the least that a step moves.
+Work work_of(const Step& step, const LayerKind& kind, const Forest& forest) {
+  ForestStats stats;
+  throw_if_error(forest_stats(forest, &stats));
+  const Counters n = count(step.plan());
+  const double width = kind.D + kind.Dv;
+  Work work;
+  work.bytes = static_cast<double>(2 * stats.unique_tokens * kind.Hkv * size_of(kind.kv_dtype)) * width +
+               static_cast<double>(2 * stats.rows * kind.Hq * size_of(kind.q_dtype)) * width;
+  work.distinct_bytes = work.bytes;
+  work.flops = static_cast<double>(n.flops_backward);
+  work.exponentials = static_cast<double>(n.exps);
+  work.storage = kind.kv_dtype;
+  return work;
 }
 
-/// The unshared way runs first: the shared one reports its speed-up over it.
-void run(Session* session, std::map<std::string, double>* unshared, const Variant& v, benchmark::State* state) {
-  testing::Problem problem = make_problem(v);
-  const Context context = session->context_for(v.implementation, v.team);
-  PlanOptions options;
-  options.backward = true;
-  options.target_parallelism = context.executor.concurrency;
-  Plan plan;
-  throw_if_error(make_plan(context, problem.forest, v.kind(), options, &plan));
-  throw_if_error(problem.bind_workspace(plan, context.executor.concurrency));
-  const AttendGrad args = problem.attend_grad();
-  const auto call = [&] { return tree_attention_backward(context, plan, args); };
-  const auto first = [&] {
-    const Status s = tree_attention(context, plan, problem.attend());
-    return s.ok() ? call() : s;
+void run(Session* session, const Problem& p, const Runner& runner, benchmark::State* state) {
+  const testing::Topology tree = testing::workload_topology(*p.workload, p.scale);
+  const Context context = session->context_for(runner);
+  Step shared(tree, p.kind), unshared(repeat_paths(tree), p.kind);
+  for (Step* step : {&unshared, &shared}) {
+    step->plan(context);
+    const auto first = [&] {
+      const Status s = step->forward(context);
+      return s.ok() ? step->backward(context) : s;
+    };
+    if (!is_right(session, state, first, [&] { return step->judge(); })) return;
+  }
+  struct Times {
+    testing::CallTimes unshared, shared;
   };
-  const auto judge = [&] {
-    return testing::check_backward(testing::answer_backward(problem.forest, v.kind(), args), args);
-  };
-  problem.poison_outputs();
-  if (!is_right(session, state, first, judge)) return;
-
-  const double seconds = time_calls(state, call);
-  if (!v.shared) (*unshared)[v.name_of("unshared")] = seconds;
-  const auto without = unshared->find(v.name_of("unshared"));
-  if (without != unshared->end()) state->counters["vs_unshared"] = without->second / seconds;
-  state->counters["FLOP/s"] = static_cast<double>(count(plan).flops_backward) / seconds;
+  const Observed<Times> times = quietly([&] {
+    const auto time = [&](Step& step) {
+      return time_calls(
+          *session, [] {}, [&] { return step.backward(context); });
+    };
+    Times t;
+    t.unshared = time(unshared);
+    t.shared = time(shared);
+    return t;
+  });
+  report_time(state, times.result.shared, times.busy);
+  report_work(state, work_of(shared, p.kind, forest_of(*p.workload, p.scale)), session->ceilings(runner.team),
+              times.result.shared.median);
+  report_unshared(state, times.result.unshared, times.result.shared);
 }
 
 }  // namespace
 
 void register_tree_attention_backward(Session* session) {
-  const auto unshared = std::make_shared<std::map<std::string, double>>();
-  const auto& list = session->context.tree_attention_backward;
-  const std::int32_t shorter = session->quick ? 4 : 1;
-  for (const auto& [workload, scale] : {std::pair("train/512x8x64", 2), std::pair("train/1024x8x1024", 16)}) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      for (const Team& team : session->teams) {
-        for (std::int32_t i = 0; i < list.count; ++i) {
-          for (const bool shared : {false, true}) {
-            const Variant v{workload, scale * shorter, dtype, shared, team, list.entries[i].name};
-            if (list.entries[i].space != MemorySpace::host) continue;
-            add_case(v.name_of(shared ? "shared" : "unshared"),
-                     [session, unshared, v](benchmark::State& state) { run(session, unshared.get(), v, &state); });
-          }
-        }
-      }
+  for (const Problem& p : session->problems("tree_attention_backward")) {
+    const auto takes = [&](const auto& entry) { return takes_kind(entry, p.kind); };
+    for (const Runner& runner : session->runners(session->context.tree_attention_backward, p, takes)) {
+      session->add("tree_attention_backward", p, runner,
+                   [=](benchmark::State& state) { run(session, p, runner, &state); });
     }
   }
 }

@@ -5,37 +5,19 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "prefixshare/context.hpp"
-#include "prefixshare/testing/catalogue.hpp"
 #include "prefixshare/testing/problem.hpp"
+#include "prefixshare/testing/workload.hpp"
 #include "prefixshare/tree_attention.hpp"
 #include "support/buffer.hpp"
+#include "support/machine.hpp"
 
 namespace prefixshare::bench {
-
-/// A tree as in the catalogue, its lengths divided by `scale`; one query row at the end of each leaf. Leaves without
-/// tokens are left out: their sequences end where the branch does.
-inline testing::Topology tree_topology(const std::string& tree, std::int32_t scale = 1) {
-  testing::Workload workload;
-  workload.tree = tree;
-  testing::Topology t = testing::workload_topology(workload, scale);
-  for (Sequence& s : t.sequences) {
-    const Node& leaf = t.nodes[static_cast<std::size_t>(s.node)];
-    if (leaf.length == 0) s.node = leaf.parent;
-  }
-  for (; !t.nodes.empty() && t.nodes.back().length == 0; t.nodes.pop_back()) t.segments.pop_back();
-  return t;
-}
-
-/// How K and V lie in their pool.
-struct KvLayout {
-  std::int32_t page_size = 0;  ///< 0: one contiguous cache; else pages in random order
-  bool head_major = false;     ///< a page holds head after head, not token after token
-};
 
 /// Vectors of normal numbers, cut from a table at random places: as good as fresh ones, and a hundred times faster.
 class NormalVectors {
@@ -61,30 +43,65 @@ class NormalVectors {
   testing::Tensor<1> table_;
 };
 
-/// One layer of a batch: K and V of every token, queries, outputs.
+template <int Rank>
+TensorView<Rank> view_of(const Buffer& buffer, DType dtype, const std::int64_t (&shape)[std::size_t{Rank}]) {
+  TensorView<Rank> v = make_view(buffer.as<float>(), shape);
+  v.dtype = dtype;
+  return v;
+}
+
+/// Throws where memory does not suffice: the system would give it and then end the process.
+inline void require_memory(double bytes) {
+  const double there = static_cast<double>(available_bytes());
+  if (there > 0 && bytes > there) {
+    throw std::runtime_error("needs " + std::to_string(static_cast<std::int64_t>(bytes) >> 20) + " MiB of memory, " +
+                             std::to_string(available_bytes() >> 20) + " are there");
+  }
+}
+
+inline Forest forest_of(const testing::Workload& workload, std::int32_t scale = 1) {
+  Forest forest;
+  throw_if_error(testing::make_forest(workload, scale, &forest));
+  return forest;
+}
+
+/// One layer of a batch: K and V of every slot, queries, outputs.
 class AttentionInput {
  public:
   AttentionInput() = default;
-  AttentionInput(const testing::Topology& topology, const LayerKind& kind, const KvLayout& layout) : kind_(kind) {
-    place(topology, layout.page_size);
-    bind_pool(layout.head_major);
-    const std::int64_t rows = forest_.rows();
-    q_ = Buffer(rows * kind.Hq * kind.D * size_of(kind.q_dtype));
-    NormalVectors(1, kind.q_dtype, kind.D).fill(q_.data(), rows * kind.Hq);
-    o_ = Buffer(rows * kind.Hq * kind.Dv * size_of(kind.q_dtype));
-    lse_ = Buffer(rows * kind.Hq * size_of(kind.acc_dtype()));
+  AttentionInput(Forest forest, const LayerKind& kind, bool head_major = false)
+      : kind_(kind), forest_(std::move(forest)), head_major_(head_major) {
+    require_memory(static_cast<double>(bytes()));
+    allocate();
+    NormalVectors(1, kind.q_dtype, kind.D).fill(q_.data(), forest_.rows() * std::int64_t{kind.Hq});
+    NormalVectors keys(2, kind.kv_dtype, kind.D), values(3, kind.kv_dtype, kind.Dv);
+    for (std::size_t p = 0; p < k_.size(); ++p) {
+      keys.fill(k_[p].data(), slots(p) * kind.Hkv);
+      values.fill(v_[p].data(), slots(p) * kind.Hkv);
+    }
+  }
+  /// The same numbers in other memory.
+  AttentionInput copy() const {
+    AttentionInput c;
+    c.kind_ = kind_;
+    c.forest_ = forest_;
+    c.head_major_ = head_major_;
+    c.allocate();
+    c.q_.copy_from(q_);
+    for (std::size_t p = 0; p < k_.size(); ++p) c.k_[p].copy_from(k_[p]), c.v_[p].copy_from(v_[p]);
+    return c;
   }
 
   const Forest& forest() const noexcept { return forest_; }
   const LayerKind& kind() const noexcept { return kind_; }
-  /// Arguments without a workspace.
+  /// Arguments without a workspace. Valid while the input lives and is not moved.
   Attend attend() const {
     const std::int64_t rows = forest_.rows();
     Attend args;
-    args.q = view<3>(q_, kind_.q_dtype, {rows, kind_.Hq, kind_.D});
-    args.kv = {&pool_, 1};
-    args.o = view<3>(o_, kind_.q_dtype, {rows, kind_.Hq, kind_.Dv});
-    args.lse = view<2>(lse_, kind_.acc_dtype(), {rows, kind_.Hq});
+    args.q = view_of<3>(q_, kind_.q_dtype, {rows, kind_.Hq, kind_.D});
+    args.kv = pools_;
+    args.o = view_of<3>(o_, kind_.q_dtype, {rows, kind_.Hq, kind_.Dv});
+    args.lse = view_of<2>(lse_, kind_.acc_dtype(), {rows, kind_.Hq});
     return args;
   }
   void poison_outputs() { o_.poison(), lse_.poison(); }
@@ -93,66 +110,50 @@ class AttentionInput {
   double distinct_bytes() const {
     ForestStats stats;
     throw_if_error(forest_stats(forest_, &stats));
-    const std::int64_t token = std::int64_t{kind_.Hkv} * (kind_.D + kind_.Dv) * size_of(kind_.kv_dtype);
-    const std::int64_t row =
-        kind_.Hq * (std::int64_t{kind_.D + kind_.Dv} * size_of(kind_.q_dtype) + size_of(kind_.acc_dtype()));
-    return static_cast<double>(stats.unique_tokens * token + stats.rows * row);
+    return static_cast<double>(stats.unique_tokens * token_bytes() + stats.rows * row_bytes());
   }
 
  private:
-  template <int Rank>
-  static TensorView<Rank> view(const Buffer& buffer, DType dtype, const std::int64_t (&shape)[std::size_t{Rank}]) {
-    TensorView<Rank> v = make_view(buffer.as<float>(), shape);
-    v.dtype = dtype;
-    return v;
+  std::int64_t token_bytes() const { return std::int64_t{kind_.Hkv} * (kind_.D + kind_.Dv) * size_of(kind_.kv_dtype); }
+  std::int64_t row_bytes() const {
+    return kind_.Hq * (std::int64_t{kind_.D + kind_.Dv} * size_of(kind_.q_dtype) + size_of(kind_.acc_dtype()));
+  }
+  std::int64_t slots(std::size_t pool) const {
+    return std::int64_t{forest_.pools[pool].page_size} * forest_.pools[pool].num_pages;
+  }
+  std::int64_t bytes() const {
+    std::int64_t all = forest_.rows() * row_bytes();
+    for (std::size_t p = 0; p < forest_.pools.size(); ++p) all += slots(p) * token_bytes();
+    return all;
   }
 
-  /// Segments one after the other, in one page or each in pages of its own.
-  void place(const testing::Topology& topology, std::int32_t page_size) {
-    std::vector<Segment> segments;
-    std::vector<std::int32_t> pages(page_size > 0 ? 0 : 1, 0);
-    std::int32_t tokens = 0;
-    for (const std::int32_t length : topology.segments) {
-      Segment s;
-      s.length = length;
-      if (page_size > 0) {
-        s.first_page = static_cast<std::int32_t>(pages.size());
-        pages.resize(pages.size() + static_cast<std::size_t>((length + page_size - 1) / page_size));
-      } else {
-        s.offset = tokens;
-      }
-      tokens += length;
-      segments.push_back(s);
+  void allocate() {
+    const std::int64_t rows = forest_.rows();
+    q_ = Buffer(rows * kind_.Hq * kind_.D * size_of(kind_.q_dtype));
+    o_ = Buffer(rows * kind_.Hq * kind_.Dv * size_of(kind_.q_dtype));
+    lse_ = Buffer(rows * kind_.Hq * size_of(kind_.acc_dtype()));
+    for (std::size_t p = 0; p < forest_.pools.size(); ++p) {
+      k_.emplace_back(slots(p) * kind_.Hkv * kind_.D * size_of(kind_.kv_dtype));
+      v_.emplace_back(slots(p) * kind_.Hkv * kind_.Dv * size_of(kind_.kv_dtype));
+      KvPool pool;
+      pool.k = pool_view(p, k_.back(), kind_.D);
+      pool.v = pool_view(p, v_.back(), kind_.Dv);
+      pools_.push_back(pool);
     }
-    PoolShape pool{tokens + 1, 1};  // a segment without tokens may start at the end
-    if (page_size > 0) {
-      std::iota(pages.begin(), pages.end(), 0);
-      testing::Random(1).shuffle(&pages);
-      pool = {page_size, static_cast<std::int32_t>(pages.size())};
-    }
-    throw_if_error(make_forest({{&pool, 1}, pages, segments, topology.nodes, topology.sequences}, &forest_));
   }
-
-  void bind_pool(bool head_major) {
-    k_ = Buffer(slots() * kind_.Hkv * kind_.D * size_of(kind_.kv_dtype));
-    v_ = Buffer(slots() * kind_.Hkv * kind_.Dv * size_of(kind_.kv_dtype));
-    NormalVectors(2, kind_.kv_dtype, kind_.D).fill(k_.data(), slots() * kind_.Hkv);
-    NormalVectors(3, kind_.kv_dtype, kind_.Dv).fill(v_.data(), slots() * kind_.Hkv);
-    pool_.k = pool_view(k_, kind_.D, head_major);
-    pool_.v = pool_view(v_, kind_.Dv, head_major);
-  }
-  std::int64_t slots() const { return std::int64_t{forest_.pools[0].page_size} * forest_.pools[0].num_pages; }
-  TensorView<4> pool_view(const Buffer& buffer, std::int64_t width, bool head_major) const {
-    const PoolShape& pool = forest_.pools[0];
-    TensorView<4> v = view<4>(buffer, kind_.kv_dtype, {pool.num_pages, pool.page_size, kind_.Hkv, width});
-    if (head_major) v.stride[1] = width, v.stride[2] = width * pool.page_size;
+  TensorView<4> pool_view(std::size_t p, const Buffer& buffer, std::int64_t width) const {
+    const PoolShape& pool = forest_.pools[p];
+    TensorView<4> v = view_of<4>(buffer, kind_.kv_dtype, {pool.num_pages, pool.page_size, kind_.Hkv, width});
+    if (head_major_) v.stride[1] = width, v.stride[2] = width * pool.page_size;
     return v;
   }
 
   LayerKind kind_;
   Forest forest_;
-  Buffer k_, v_, q_, o_, lse_;
-  KvPool pool_;
+  bool head_major_ = false;
+  Buffer q_, o_, lse_;
+  std::vector<Buffer> k_, v_;
+  std::vector<KvPool> pools_;
 };
 
 /// A plan for a team, and its workspace.

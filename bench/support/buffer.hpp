@@ -32,6 +32,10 @@ class Buffer {
     return static_cast<T*>(memory_.get());
   }
   std::int64_t bytes() const noexcept { return bytes_; }
+  /// From one of the same size.
+  void copy_from(const Buffer& other) noexcept {
+    std::memcpy(memory_.get(), other.memory_.get(), static_cast<std::size_t>(bytes_));
+  }
   void poison() noexcept { std::memset(memory_.get(), 0xff, static_cast<std::size_t>(bytes_)); }
 
  private:

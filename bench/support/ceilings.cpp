@@ -39,16 +39,20 @@ double seconds_of(const Executor& team, Task&& task) {
 }
 
 /// The best rate per second, over the team, of burst(part, count) that does `amount` of something `count` times. The
-/// count grows until bursts are long; one that others interrupt may look long, so it may grow at any time.
+/// count grows until a burst would be long at the best rate so far: one that others interrupt only looks long.
 template <class Burst>
 double best_rate(const Executor& team, double seconds, double amount, const Burst& burst) {
   std::int64_t count = 1;
   double best = 0;
   for (double spent = 0; spent < seconds;) {
+    const double done = amount * static_cast<double>(count * team.concurrency);
     const double t = seconds_of(team, [&](std::int32_t part) { burst(part, count); });
-    best = std::max(best, amount * static_cast<double>(count * team.concurrency) / t);
-    if (t < kBurst) count *= 2;
-    if (t >= kBurst) spent += t;
+    best = std::max(best, done / t);
+    if (done < kBurst * best) {
+      count *= 2;
+    } else {
+      spent += t;
+    }
   }
   return best;
 }

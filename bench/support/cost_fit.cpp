@@ -81,7 +81,9 @@ class CostFitter {
   };
   /// A tree as in the catalogue.
   Timing measure(const std::string& tree, Sharing sharing) const {
-    const AttentionInput input(tree_topology(tree), kind_, {});
+    testing::Workload workload;
+    workload.tree = tree;
+    const AttentionInput input(forest_of(workload), kind_);
     const PlannedCall call(context_, input, sharing);
     throw_if_error(call.run(context_, input));  // the first touches fresh memory
     const double state_element = 2.0 * static_cast<double>(size_of(kind_.acc_dtype()));  // written and read

@@ -37,6 +37,16 @@ inline std::string cpu_info(const std::string& key) {
   return "";
 }
 
+/// Memory that programs may still take; 0 where the system does not say.
+inline std::int64_t available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    constexpr const char* kKey = "MemAvailable:";
+    if (line.rfind(kKey, 0) == 0) return std::atoll(line.c_str() + std::string(kKey).size()) << 10;  // "123 kB"
+  }
+  return 0;
+}
+
 inline std::string cpu_name() {
   const std::string name = cpu_info("model name");
   return name.empty() ? "unknown CPU" : name;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every benchmark shares: the implementations and executors to run, the clock, and the ceilings of this machine.
+// What every benchmark shares: the implementations and teams to run, the problems, the clock, and the ceilings of this
+// machine.
 #pragma once
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,9 +16,12 @@
 
 #include "prefixshare/context.hpp"
 #include "prefixshare/testing/compare.hpp"
+#include "prefixshare/testing/timing.hpp"
 #include "prefixshare/thread_pool.hpp"
 #include "support/ceilings.hpp"
+#include "support/options.hpp"
 #include "support/quiet.hpp"
+#include "support/suite.hpp"
 
 namespace prefixshare::bench {
 
@@ -26,48 +31,90 @@ struct Team {
   Executor executor;
 };
 
+/// Who runs a case.
+struct Runner {
+  Team team;
+  std::string implementation;
+  bool quick = false;  ///< the team's first choice
+};
+
 /// Lives in main while benchmarks run.
 class Session {
  public:
-  explicit Session(std::int32_t threads) : pool(threads) {
-    teams.push_back({"threads:1", Executor{}});
-    if (threads > 1) teams.push_back({"threads:" + std::to_string(threads), pool.executor()});
-  }
+  explicit Session(const Options& options);
 
   /// The context that runs implementation `name` of every operator that has it, on a team.
-  Context context_for(const std::string& name, const Team& team) const {
-    Context c = context;
-    throw_if_error(force_implementation(&c, name.c_str()));
-    c.executor = team.executor;
-    return c;
-  }
-  /// Measured when a case first asks.
-  const Ceilings& ceilings(const Team& team) {
-    constexpr double kSecondsEach = 0.05;
-    auto known = ceilings_.find(team.name);
-    if (known == ceilings_.end()) {
-      known = ceilings_.emplace(team.name, measure_ceilings(team.executor, scratch(), kSecondsEach)).first;
-    }
-    return known->second;
-  }
+  Context context_for(const Runner& runner) const;
+  const Ceilings& ceilings(const Team& team);
   /// Empties the caches of every thread.
   void flush() { scratch().flush(teams.back().executor); }
 
+  /// The problems of an operator: of the suite, or those that were chosen.
+  std::vector<Problem> problems(const std::string& op) const;
+  /// Teams and implementations of a list that take a problem: those of the host for which takes(entry) holds.
+  template <class List, class Takes>
+  std::vector<Runner> runners(const List& list, const Problem& problem, Takes&& takes) const;
+
+  /// Registers a case in milliseconds of the clock that it reports itself, unless a quick run of the suite leaves it
+  /// out.
+  void add(const std::string& name, bool quick, std::function<void(benchmark::State&)> body);
+  template <class Body>
+  void add(const std::string& op, const Problem& problem, const Runner& runner, Body&& body);
+  /// What a quick run left out; empty if nothing.
+  std::string left_out() const;
+
+  Options options;
+  Workloads workloads = all_workloads();
   Context context;  ///< every implementation of this build, none forced
   ThreadPool pool;
   std::vector<Team> teams;
-  bool quick = false;   ///< everything an eighth as long
+  testing::TimingLimits limits;
   bool failed = false;  ///< a case was wrong or refused
 
  private:
-  const Scratch& scratch() {
-    if (!scratch_) scratch_ = std::make_unique<Scratch>();
-    return *scratch_;
-  }
+  const Scratch& scratch();
 
+  std::vector<const testing::Workload*> chosen_;  ///< empty: the suite
   std::unique_ptr<Scratch> scratch_;
   std::map<std::string, Ceilings> ceilings_;
+  std::map<std::string, std::pair<int, int>> counts_;  ///< by first part of the name: registered, left out
 };
+
+/// Joins the parts of a case's name.
+inline std::string join(const std::vector<std::string>& parts) {
+  std::string name;
+  for (const std::string& part : parts) name += (name.empty() || part.empty() ? "" : "/") + part;
+  return name;
+}
+inline std::string label(const char* key, std::int64_t value) { return std::string(key) + ":" + std::to_string(value); }
+
+template <class List, class Takes>
+std::vector<Runner> Session::runners(const List& list, const Problem& problem, Takes&& takes) const {
+  std::vector<Runner> all;
+  for (const Team& team : teams) {
+    const bool last = &team == &teams.back();
+    if (problem.team_only && !last) continue;
+    bool first = true;
+    for (std::int32_t i = 0; i < list.count; ++i) {
+      if (list.entries[i].space != MemorySpace::host || !takes(list.entries[i])) continue;
+      all.push_back({team, list.entries[i].name, last && first});
+      first = false;
+    }
+  }
+  return all;
+}
+
+template <class Body>
+void Session::add(const std::string& op, const Problem& problem, const Runner& runner, Body&& body) {
+  add(join({op, problem.name(), runner.team.name, runner.implementation}), problem.quick && runner.quick,
+      std::forward<Body>(body));
+}
+
+/// Whether an implementation of attention takes a layer kind.
+template <class Entry>
+bool takes_kind(const Entry& entry, const LayerKind& kind) {
+  return entry.accepts == nullptr || entry.accepts({kind, Mode::fast, MemorySpace::host}).ok();
+}
 
 /// Ends a case that is wrong or was refused, and the program's hope of exit code 0.
 inline void fail(Session* session, benchmark::State* state, const std::string& why) {
@@ -88,74 +135,33 @@ bool is_right(Session* session, benchmark::State* state, Call&& call, Check&& ch
   return c.ok;
 }
 
-inline constexpr double kCaseSeconds = 0.6;    ///< of calls that are timed, with what comes before each
-inline constexpr double kSlowCaseSeconds = 4;  ///< after this long fewer than kCaseCalls will do
-inline constexpr std::size_t kCaseCalls = 7;
-
-/// Median seconds of a call, which a neighbour's burst does not move; before(), outside the clock, precedes each.
+/// Times a call that went well when it was checked.
 template <class Before, class Call>
-double median_seconds(Before&& before, Call&& call) {
-  const auto now = [] { return CpuTimes::Clock::now(); };
-  const auto since = [&](CpuTimes::Clock::time_point t) { return std::chrono::duration<double>(now() - t).count(); };
-  std::vector<double> seconds;
-  const CpuTimes::Clock::time_point start = now();
-  do {
-    before();
-    const CpuTimes::Clock::time_point begin = now();
-    Status s = call();
-    benchmark::DoNotOptimize(s);
-    seconds.push_back(since(begin));
-  } while (since(start) < kCaseSeconds || (seconds.size() < kCaseCalls && since(start) < kSlowCaseSeconds));
-  const auto middle = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
+testing::CallTimes time_calls(const Session& session, Before&& before, Call&& call) {
+  Status status;
+  const testing::CallTimes times = testing::time_calls(session.limits, before, call, &status);
+  throw_if_error(status);
+  return times;
 }
 
-/// Makes `seconds` the time of the case, and says whether others disturbed it.
-inline void report_time(benchmark::State* state, double seconds, double busy) {
-  for (auto _ : *state) state->SetIterationTime(seconds);
-  state->counters["busy"] = busy;
-}
+// How a case reports itself. Counters: docs/benchmarking.md.
 
-/// Times the call when the machine is quiet; the median in seconds.
-template <class Call>
-double time_calls(benchmark::State* state, Call&& call) {
-  const Observed<double> seconds = quietly([&] { return median_seconds([] {}, call); });
-  report_time(state, seconds.result, seconds.busy);
-  return seconds.result;
-}
-
-/// Registers a case in milliseconds of the clock that it reports itself.
-template <class Body>
-void add_case(const std::string& name, Body&& body) {
-  benchmark::RegisterBenchmark(name.c_str(), std::forward<Body>(body))->UseManualTime()->Unit(benchmark::kMillisecond);
-}
-
-inline std::string label(const char* key, std::int64_t value) { return std::string(key) + ":" + std::to_string(value); }
-
-/// Joins the parts of a case's name.
-inline std::string join(const std::vector<std::string>& parts) {
-  std::string name;
-  for (const std::string& part : parts) name += (name.empty() ? "" : "/") + part;
-  return name;
-}
-
-/// Puts floor_ms, floor_fraction and the resource that sets the floor into the report, and whether others disturbed the
-/// measurement of the ceilings.
-inline void report_floor(benchmark::State* state, const Floor& floor, const Ceilings& ceilings, double seconds) {
-  state->counters["floor_ms"] = 1e3 * floor.seconds;
-  state->counters["floor_fraction"] = floor.seconds / seconds;
-  if (ceilings.busy > 0) state->counters["floor_busy"] = ceilings.busy;
-  state->SetLabel(std::string("floor: ") + floor.bound);
-}
+/// Makes the median the time of the case, and says whether others disturbed it.
+void report_time(benchmark::State* state, const testing::CallTimes& times, double busy);
+/// Rates of the work over `seconds`, and the floor: its fraction, and the resource that sets it.
+void report_work(benchmark::State* state, const Work& work, const Ceilings& ceilings, double seconds);
+/// The same work without sharing, timed beside it.
+void report_unshared(benchmark::State* state, const testing::CallTimes& unshared, const testing::CallTimes& shared);
 
 // One per file <name>_bench.cpp. The session outlives the cases.
-void register_assignment(Session* session);
-void register_plan(Session* session);
 void register_tree_attention(Session* session);
 void register_tree_attention_backward(Session* session);
-void register_merge_and_shift(Session* session);
+void register_shared_prefix_attention(Session* session);
 void register_merge_states(Session* session);
 void register_rope(Session* session);
+void register_kv_append(Session* session);
+void register_pack_segment(Session* session);
+void register_plan(Session* session);
+void register_assignment(Session* session);
 
 }  // namespace prefixshare::bench
