@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // prefixshare_calibrate: what this machine can do, and the planner's constants of every implementation. Some ten
-// seconds. Exit codes: 0 done; 1 a call failed; else the options are wrong.
+// seconds. Exit codes: 0 done; 1 a call failed, or --check found a difference; else the options are wrong.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -177,13 +177,57 @@ void write_json(const Calibration& c, const std::string& path) {
   if (!file) throw std::runtime_error("cannot write " + path);
 }
 
+// ---- Whether the ceilings are the machine's
+
+constexpr double kAgreement = 0.10;  // two ways to the same ceiling may differ by this much
+
+struct TeamCheck {
+  std::int32_t threads = 1;
+  double busy = 0;
+  std::vector<CeilingPair> pairs;
+};
+
+TeamCheck check_team(const Executor& team, const Scratch& scratch) {
+  const Ceilings first = measure_ceilings(team, scratch, kSecondsEach, Way::registers);
+  const Ceilings second = measure_ceilings(team, scratch, kSecondsEach, Way::panels);
+  return {team.concurrency, std::max(first.busy, second.busy), pair_ceilings(first, second)};
+}
+
+/// Prints every ceiling as two loops find it; whether they agree.
+bool check(std::int32_t threads) {
+  quiet_patience = kPatience;
+  const Scratch scratch;
+  ThreadPool pool(threads);
+  std::vector<TeamCheck> checks = {check_team(Executor{}, scratch)};
+  if (threads > 1) checks.push_back(check_team(pool.executor(), scratch));
+  std::printf("%s, each ceiling by two loops that have nothing in common, G/s\n", cpu_name().c_str());
+  bool agree = true;
+  for (const TeamCheck& c : checks) {
+    std::printf("\n%d thread%s", c.threads, c.threads > 1 ? "s" : "");
+    if (c.busy > 0) std::printf(" (busy: others used %.2f cores, which tells against any difference)", c.busy);
+    std::printf("\n");
+    for (const CeilingPair& p : c.pairs) {
+      const bool good = p.difference() <= kAgreement;
+      std::printf("%-34s %10.1f %10.1f %6.1f %%%s\n", p.name.c_str(), 1e-9 * p.first, 1e-9 * p.second,
+                  100 * p.difference(), good ? "" : "  differ");
+      agree = agree && good;
+    }
+  }
+  return agree;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("What this machine can do, and the planner's constants of every implementation.");
   std::int32_t threads = static_cast<std::int32_t>(std::thread::hardware_concurrency());
   std::string json;
   app.add_option("--threads", threads, "threads of the larger team")->check(CLI::Range(1, 1 << 12));
   app.add_option("--json", json, "also write the figures to this file");
+  bool only_check = false;
+  app.add_flag("--check", only_check,
+               "instead, measure each ceiling in two ways; exit code 1 where they differ by > 10 %")
+      ->excludes("--json");
   CLI11_PARSE(app, argc, argv);
+  if (only_check) return check(threads) ? 0 : 1;
   const Calibration c = calibrate(threads);
   print(c);
   if (!json.empty()) write_json(c, json);

@@ -10,15 +10,23 @@
 
 namespace prefixshare::bench {
 
-Bursts avx2_bursts() {
+Bursts avx2_bursts(Way way) {
   constexpr int kChains = 6;  // of two registers each
+  constexpr std::size_t kRows = 6, kColumns = 1;
   Bursts b;
   b.name = "AVX2";
   b.usable = cpu::features().avx2;
-  b.multiply = &cpu::bursts_avx2::multiply<kChains>;
-  b.multiply_adds = 16 * kChains;
-  b.exponentials = &cpu::bursts_avx2::exponentials;
-  b.read = &cpu::bursts_avx2::read;
+  if (way == Way::registers) {
+    b.multiply = &cpu::bursts_avx2::multiply<kChains>;
+    b.multiply_adds = 16 * kChains;
+    b.exponentials = &cpu::bursts_avx2::exponentials;
+    b.read = &cpu::bursts_avx2::read;
+  } else {
+    b.multiply = &cpu::bursts_avx2::multiply_panels<kRows, kColumns>;
+    b.multiply_adds = std::int64_t{16 * kRows * kColumns * Bursts::kDepth};
+    b.exponentials = &cpu::bursts_avx2::sum_exponentials;
+    b.read = &cpu::bursts_avx2::read_in_order;
+  }
   return b;
 }
 

@@ -10,15 +10,23 @@
 
 namespace prefixshare::bench {
 
-Bursts avx512_bursts() {
+Bursts avx512_bursts(Way way) {
   constexpr int kChains = 12;
+  constexpr std::size_t kRows = 6, kColumns = 2;
   Bursts b;
   b.name = "AVX-512";
   b.usable = cpu::features().avx512;
-  b.multiply = &cpu::bursts_avx512::multiply<kChains>;
-  b.multiply_adds = 16 * kChains;
-  b.exponentials = &cpu::bursts_avx512::exponentials;
-  b.read = &cpu::bursts_avx512::read;
+  if (way == Way::registers) {
+    b.multiply = &cpu::bursts_avx512::multiply<kChains>;
+    b.multiply_adds = 16 * kChains;
+    b.exponentials = &cpu::bursts_avx512::exponentials;
+    b.read = &cpu::bursts_avx512::read;
+  } else {
+    b.multiply = &cpu::bursts_avx512::multiply_panels<kRows, kColumns>;
+    b.multiply_adds = std::int64_t{16 * kRows * kColumns * Bursts::kDepth};
+    b.exponentials = &cpu::bursts_avx512::sum_exponentials;
+    b.read = &cpu::bursts_avx512::read_in_order;
+  }
   return b;
 }
 

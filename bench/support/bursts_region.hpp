@@ -51,4 +51,71 @@ inline void read(const float* from, std::int64_t count) {
   bench::keep(results);
 }
 
+// ---- The other way
+
+/// Products of a panel of rows and a panel of columns, as in a matrix product: a column's numbers are loaded, a row's
+/// number goes to all lanes.
+template <std::size_t Rows, std::size_t Columns>
+void multiply_panels(std::int64_t count) {
+  constexpr std::size_t kDepth = bench::Bursts::kDepth;
+  alignas(64) float rows[kDepth * Rows], columns[kDepth * Columns * 16];
+  for (float& x : rows) x = 0.999f;
+  for (float& x : columns) x = 0.001f;
+  Vec sums[Rows][Columns];
+  for (auto& row : sums) {
+    for (Vec& s : row) s = Vec::zero();
+  }
+  for (std::int64_t n = 0; n < count; ++n) {
+    for (std::size_t k = 0; k < kDepth; ++k) {
+      Vec column[Columns];
+#pragma GCC unroll 8
+      for (std::size_t c = 0; c < Columns; ++c) column[c] = Vec::load(columns + (k * Columns + c) * 16);
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < Rows; ++r) {
+        const Vec row = Vec::all(rows[k * Rows + r]);
+#pragma GCC unroll 8
+        for (std::size_t c = 0; c < Columns; ++c) sums[r][c] = fma(row, column[c], sums[r][c]);
+      }
+    }
+    bench::keep(rows);
+  }
+  float results[Rows * Columns * 16];
+  for (std::size_t r = 0; r < Rows; ++r) {
+    for (std::size_t c = 0; c < Columns; ++c) sums[r][c].store(results + (r * Columns + c) * 16);
+  }
+  bench::keep(results);
+}
+
+/// Only their sums, backwards, and nothing is stored.
+inline void sum_exponentials(std::int64_t count) {
+  constexpr std::int64_t kCount = bench::Bursts::kExponentials;
+  float x[kCount];
+  for (std::int64_t i = 0; i < kCount; ++i) x[i] = -0.01f * static_cast<float>(i);
+  Vec sums[2] = {Vec::zero(), Vec::zero()};
+  for (std::int64_t n = 0; n < count; ++n) {
+    for (std::int64_t i = kCount - 32; i >= 0; i -= 32) {
+      sums[0] = sums[0] + exp_of(Vec::load(x + i));
+      sums[1] = sums[1] + exp_of(Vec::load(x + i + 16));
+    }
+    bench::keep(x);
+  }
+  float results[32];
+  for (int k = 0; k < 2; ++k) sums[k].store(results + 16 * k);
+  bench::keep(results);
+}
+
+/// From the first to the last.
+inline void read_in_order(const float* from, std::int64_t count) {
+  constexpr int kSums = 4;
+  Vec sums[kSums];
+  for (Vec& s : sums) s = Vec::zero();
+  for (std::int64_t i = 0; i < count; i += 16 * kSums) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kSums; ++k) sums[k] = sums[k] + Vec::load(from + i + 16 * k);
+  }
+  float results[16 * kSums];
+  for (int k = 0; k < kSums; ++k) sums[k].store(results + 16 * k);
+  bench::keep(results);
+}
+
 PREFIXSHARE_REGION_END

@@ -12,7 +12,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "support/bursts.hpp"
 #include "support/machine.hpp"
 #include "support/quiet.hpp"
 
@@ -58,9 +57,9 @@ double best_rate(const Executor& team, double seconds, double amount, const Burs
 }
 
 /// The widest loop of reads that this machine runs.
-Bursts widest_reader() {
+Bursts widest_reader(Way way) {
   Bursts widest;
-  for (const Bursts& b : all_bursts()) {
+  for (const Bursts& b : all_bursts(way)) {
     if (b.usable && b.read != nullptr) widest = b;
   }
   return widest;
@@ -72,8 +71,8 @@ std::int64_t slice_floats(std::int64_t bytes, const Executor& team) {
   return std::max<std::int64_t>(bytes / team.concurrency / step, 1) * Bursts::kReadStep;
 }
 
-double measure_read(const Executor& team, const Buffer& memory, std::int64_t working_set, double seconds) {
-  const Bursts reader = widest_reader();
+double measure_read(const Executor& team, const Buffer& memory, std::int64_t working_set, double seconds, Way way) {
+  const Bursts reader = widest_reader(way);
   const std::int64_t floats = slice_floats(working_set, team), apart = slice_floats(memory.bytes(), team);
   return best_rate(team, seconds, static_cast<double>(floats) * sizeof(float),
                    [&](std::int32_t part, std::int64_t count) {
@@ -91,15 +90,21 @@ double plateau(const std::vector<ReadRate>& reads, std::int64_t l2_bytes) {
   return best;
 }
 
-void measure_reads(const Executor& team, const Buffer& memory, double seconds, Ceilings* c) {
+void measure_reads(const Executor& team, const Buffer& memory, double seconds, Way way, Ceilings* c) {
   const std::int64_t l2 = cache_bytes(2) > 0 ? cache_bytes(2) : kAssumedL2;
   c->reads.clear();
   for (std::int64_t s = kSmallestSlice * team.concurrency; s <= memory.bytes() / 4; s *= 2) {
-    c->reads.push_back({s, measure_read(team, memory, s, seconds)});
+    c->reads.push_back({s, measure_read(team, memory, s, seconds, way)});
   }
-  c->reads.push_back({memory.bytes(), measure_read(team, memory, memory.bytes(), seconds)});
-  c->l2_read = measure_read(team, memory, l2 / 2 * team.concurrency, seconds);
+  c->reads.push_back({memory.bytes(), measure_read(team, memory, memory.bytes(), seconds, way)});
+  c->l2_read = measure_read(team, memory, l2 / 2 * team.concurrency, seconds, way);
   c->cache_read = plateau(c->reads, l2 * team.concurrency);
+}
+
+using CopyLoop = void (*)(const float* from, float* to, std::int64_t floats);
+
+void copy_by_library(const float* from, float* to, std::int64_t floats) {
+  std::memcpy(to, from, static_cast<std::size_t>(floats) * sizeof(float));
 }
 
 #if defined(__x86_64__)
@@ -109,28 +114,45 @@ void copy_past_caches(const float* from, float* to, std::int64_t floats) {
   }
   _mm_sfence();
 }
+
+/// The CPU's own loop.
+void copy_by_string(const float* from, float* to, std::int64_t floats) {
+  std::int64_t bytes = floats * static_cast<std::int64_t>(sizeof(float));
+  asm volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(bytes) : : "memory");
+}
+
+/// Words of 8 bytes past the caches.
+void copy_words_past_caches(const float* from, float* to, std::int64_t floats) {
+  for (std::int64_t i = 0; i < floats; i += 2) {
+    long long word = 0;
+    std::memcpy(&word, from + i, sizeof word);
+    _mm_stream_si64(reinterpret_cast<long long*>(to + i), word);
+  }
+  _mm_sfence();
+}
 #endif
 
-void measure_copies(const Executor& team, const Buffer& memory, double seconds, Ceilings* c) {
+void measure_copies(const Executor& team, const Buffer& memory, double seconds, Way way, Ceilings* c) {
   const std::int64_t floats = slice_floats(memory.bytes() / 2, team);
-  const auto measure = [&](const auto& copy) {
+  const auto measure = [&](CopyLoop copy) {
     return best_rate(team, seconds, 2.0 * static_cast<double>(floats) * sizeof(float),
                      [&](std::int32_t part, std::int64_t count) {
                        float* to = memory.as<float>() + 2 * part * floats;
                        for (std::int64_t n = 0; n < count; ++n) copy(to + floats, to, floats);
                      });
   };
-  c->copy = measure([](const float* from, float* to, std::int64_t count) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-  });
+  const bool first = way == Way::registers;
 #if defined(__x86_64__)
-  c->stream_copy = measure(copy_past_caches);
+  c->copy = measure(first ? copy_by_library : copy_by_string);
+  c->stream_copy = measure(first ? copy_past_caches : copy_words_past_caches);
+#else
+  if (first) c->copy = measure(copy_by_library);  // there is no other way
 #endif
 }
 
-void measure_arithmetic(const Executor& team, double seconds, Ceilings* c) {
+void measure_arithmetic(const Executor& team, double seconds, Way way, Ceilings* c) {
   c->arithmetic.clear();
-  for (const Bursts& b : all_bursts()) {
+  for (const Bursts& b : all_bursts(way)) {
     ArithmeticRate r{b.name, b.usable, b.storage};
     const auto rate = [&](double amount, void (*burst)(std::int64_t)) {
       return best_rate(team, seconds, amount, [&](std::int32_t, std::int64_t count) { burst(count); });
@@ -148,7 +170,7 @@ Scratch::Scratch()
       memory_(std::clamp(4 * cache_bytes_, 512 * kMebibyte, 2048 * kMebibyte)) {}
 
 void Scratch::flush(const Executor& team) const {
-  const Bursts reader = widest_reader();
+  const Bursts reader = widest_reader(Way::registers);
   const std::int64_t floats = slice_floats(std::min(2 * cache_bytes_ * team.concurrency, memory_.bytes()), team);
   seconds_of(team, [&](std::int32_t part) { reader.read(memory_.as<float>() + part * floats, floats); });
 }
@@ -175,7 +197,7 @@ double Ceilings::exponentials() const {
   return best;
 }
 
-Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double seconds) {
+Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double seconds, Way way) {
   Ceilings c;
   c.threads = team.concurrency;
   const auto group = [&](const auto& measure) {
@@ -188,10 +210,28 @@ Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double s
     c = observed.result;
     c.busy = busy;
   };
-  group([&](Ceilings* to) { measure_reads(team, scratch.memory(), seconds, to); });
-  group([&](Ceilings* to) { measure_copies(team, scratch.memory(), seconds, to); });
-  group([&](Ceilings* to) { measure_arithmetic(team, seconds, to); });
+  group([&](Ceilings* to) { measure_reads(team, scratch.memory(), seconds, way, to); });
+  group([&](Ceilings* to) { measure_copies(team, scratch.memory(), seconds, way, to); });
+  group([&](Ceilings* to) { measure_arithmetic(team, seconds, way, to); });
   return c;
+}
+
+std::vector<CeilingPair> pair_ceilings(const Ceilings& first, const Ceilings& second) {
+  std::vector<CeilingPair> pairs;
+  const auto add = [&](const std::string& name, double a, double b) {
+    if (a > 0 && b > 0) pairs.push_back({name, a, b});
+  };
+  add("read, memory", first.memory_read(), second.memory_read());
+  add("read, last-level cache", first.cache_read, second.cache_read);
+  add("read, L2", first.l2_read, second.l2_read);
+  // The better of two loops each: some memcpy fetches what it overwrites, others do not.
+  add("copy, read + written", std::max(first.copy, first.stream_copy), std::max(second.copy, second.stream_copy));
+  for (std::size_t i = 0; i < first.arithmetic.size(); ++i) {
+    const ArithmeticRate &a = first.arithmetic[i], &b = second.arithmetic[i];
+    add(std::string(to_string(a.storage)) + " products, " + a.name, a.flops, b.flops);
+    add("exp, " + a.name, a.exponentials, b.exponentials);
+  }
+  return pairs;
 }
 
 Floor floor_of(const Work& work, const Ceilings& ceilings) {

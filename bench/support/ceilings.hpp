@@ -2,6 +2,7 @@
 // Ceilings: what this machine can do with a team of threads, measured; and the floor of a time that follows from them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "prefixshare/dtype.hpp"
 #include "prefixshare/executor.hpp"
 #include "support/buffer.hpp"
+#include "support/bursts.hpp"
 
 namespace prefixshare::bench {
 
@@ -48,7 +50,7 @@ struct Ceilings {
   double cache_read = 0;                   ///< the plateau of the last-level cache; 0: none was found
   double copy = 0;                         ///< memcpy in memory, bytes read and written
   double stream_copy = 0;                  ///< the same with stores past the caches; 0: none on this machine
-  std::vector<ArithmeticRate> arithmetic;  ///< as in all_bursts()
+  std::vector<ArithmeticRate> arithmetic;  ///< as in all_bursts
   double busy = 0;                         ///< cores that others used meanwhile; 0: quiet
 
   double memory_read() const { return reads.back().rate; }
@@ -60,7 +62,18 @@ struct Ceilings {
 };
 
 /// Takes `seconds` for each of about 30 rates.
-Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double seconds);
+Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double seconds, Way way = Way::registers);
+
+/// A ceiling as two loops that have nothing in common find it; per second.
+struct CeilingPair {
+  std::string name;
+  double first = 0;
+  double second = 0;
+  /// Of the smaller one from the larger.
+  double difference() const { return 1 - std::min(first, second) / std::max(first, second); }
+};
+/// Every ceiling that both ways have.
+std::vector<CeilingPair> pair_ceilings(const Ceilings& first, const Ceilings& second);
 
 /// What a call moves and computes at least.
 struct Work {
