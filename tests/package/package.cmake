@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -DSTEP=install|consume|refuse ... -P package.cmake: one step of a package test. Nothing here sees Eigen.
 #   install: builds the library alone (SHARED, COMPILER), installs it into the empty folder PREFIX, checks its symbols
-#   consume: builds and runs the project CONSUMER with COMPILER against PREFIX or SOURCE
+#   consume: builds the project CONSUMER with COMPILER against PREFIX or SOURCE, and runs its PROGRAM
 #   refuse:  configures CONSUMER, which asks for COMPONENT, and wants a failure whose text matches MESSAGE
 
 function(run)
@@ -28,7 +28,7 @@ if(STEP STREQUAL "install")
 elseif(STEP STREQUAL "consume")
   run(${configure} -S ${CONSUMER} -DCMAKE_PREFIX_PATH=${PREFIX} -DPREFIXSHARE_SOURCE=${SOURCE})
   run(${CMAKE_COMMAND} --build ${BINARY})
-  run(${BINARY}/consumer)
+  run(${BINARY}/${PROGRAM})
 elseif(STEP STREQUAL "refuse")
   execute_process(COMMAND ${configure} -S ${CONSUMER} -DCMAKE_PREFIX_PATH=${PREFIX} -DCOMPONENT=${COMPONENT}
     RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)

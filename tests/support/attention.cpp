@@ -95,20 +95,4 @@ void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c) {
   run_problem(contexts, c.plan, &p);
 }
 
-Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* random) {
-  Topology t;
-  t.add_node(-1, context);
-  t.segments.push_back(tokens);
-  for (std::int32_t n = 0; n < tokens; ++n) {
-    Node node;
-    node.parent = random->between(0, n);
-    node.segment = 1;
-    node.begin = n;
-    node.length = 1;
-    t.nodes.push_back(node);
-    t.add_sequence(n + 1, 1);
-  }
-  return t;
-}
-
 }  // namespace prefixshare::tests

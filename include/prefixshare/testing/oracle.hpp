@@ -455,8 +455,11 @@ class BruteGradient {
     load_vector(args_.dout.dtype, args_.dout.ptr(row.row, h), kind_.Dv, &dout_);
     load_vector(args_.fwd.o.dtype, args_.fwd.o.ptr(row.row, h), kind_.Dv, &o_);
     lse_ = load(args_.fwd.lse, row.row, h);
-    const Real big_d = dot(dout_, o_) - (args_.dlse ? load(args_.dlse, row.row, h) : Real(0));
-    if (sink > -std::numeric_limits<Real>::infinity()) add_sink(h, std::exp(sink - lse_) * big_d);
+    const Real dlse = args_.dlse ? load(args_.dlse, row.row, h) : Real(0);
+    const Real big_d = dot(dout_, o_) - dlse;
+    if (sink > -std::numeric_limits<Real>::infinity()) {
+      add_sink(h, std::exp(sink - lse_), big_d, std::max(size_of_dot(big_d, o_), std::abs(dlse)));
+    }
     if (w->empty) return;
     dq_.assign(w->q.size(), std::vector<Real>(static_cast<std::size_t>(kind_.D), Real(0)));
     absolute_.assign(static_cast<std::size_t>(kind_.D), Real(0));
@@ -469,16 +472,17 @@ class BruteGradient {
     return prefixshare::detail::with_storage(
         x.dtype, [&](auto tag) { return load_as<Real>(*x.template at<decltype(tag)>(row, h)); });
   }
-  /// |dO . v| for the magnitude: at least the root of its terms' squares, since a product that is small by chance is
-  /// not known better than its terms, and a block may hold no other.
+  /// |dO . v|, or |D|, for the magnitude: at least the root of its terms' squares, since a product that is small by
+  /// chance is not known better than its terms, and a block may hold no other.
   Real size_of_dot(Real dp, const std::vector<Real>& v) const {
     Real squares = 0;
     for (std::size_t d = 0; d < v.size(); ++d) squares += dout_[d] * v[d] * dout_[d] * v[d];
     return std::max(std::abs(dp), std::sqrt(squares));
   }
-  void add_sink(std::int32_t h, Real weight) {
-    e_->dsinks.value[static_cast<std::size_t>(h)] -= static_cast<double>(weight);
-    e_->dsinks.magnitude[static_cast<std::size_t>(h)] += std::abs(static_cast<double>(weight));
+  /// D itself is a difference that may be small by chance: `size` is that of its terms.
+  void add_sink(std::int32_t h, Real weight, Real big_d, Real size) {
+    e_->dsinks.value[static_cast<std::size_t>(h)] -= static_cast<double>(weight * big_d);
+    e_->dsinks.magnitude[static_cast<std::size_t>(h)] += static_cast<double>(weight * size);
   }
 
   void add_key(const VisibleKey& key, std::int32_t h, std::size_t j, Real big_d, Real scale, const HeadRow<Real>& w) {

@@ -127,6 +127,16 @@ class Tensor {
     }
     return true;
   }
+  /// Of every byte, padding and guard bands too: the same after a call that only reads it.
+  std::uint64_t hash() const noexcept {
+    std::uint64_t h = 14695981039346656037u;  // FNV-1a
+    for (const unsigned char b : bytes_) h = (h ^ b) * 1099511628211u;
+    return h;
+  }
+  /// Whether nothing was ever written to it since it was made, or poisoned again.
+  bool poisoned() const {
+    return std::all_of(bytes_.begin(), bytes_.end(), [](unsigned char b) { return b == kPoison; });
+  }
   /// Whether elements [first, first + count), row-major, still hold the poison.
   bool poisoned(std::int64_t first, std::int64_t count) const {
     const std::int64_t size = size_of(view_.dtype);
@@ -288,6 +298,7 @@ struct Problem {
   std::vector<KvPool> kv;
   std::vector<KvGrad> dkv;
   std::vector<unsigned char> workspace_memory;
+  std::size_t workspace_end = 0;  ///< of the workspace inside its memory; guard bands follow
   Workspace workspace;
 
   Problem() = default;
@@ -333,10 +344,12 @@ struct Problem {
     if (Status s = forward_workspace(plan.header.kind, limits, &bytes)) return s;
     if (Status s = backward_workspace(plan.header.kind, limits, &backward)) return s;
     bytes = std::max(bytes, backward);
-    workspace_memory.assign(static_cast<std::size_t>(bytes) + 256, 0xff);
+    constexpr std::size_t kAlignment = 256, kGuard = 256;
+    workspace_memory.assign(static_cast<std::size_t>(bytes) + kAlignment + kGuard, 0xff);
     const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(workspace_memory.data());
-    void* aligned = workspace_memory.data() + ((begin + 255) / 256 * 256 - begin);
-    return init_workspace(plan.header.kind, limits, aligned, bytes, &workspace);
+    const std::size_t skip = (kAlignment - begin % kAlignment) % kAlignment;
+    workspace_end = skip + static_cast<std::size_t>(bytes);
+    return init_workspace(plan.header.kind, limits, workspace_memory.data() + skip, bytes, &workspace);
   }
 
   void poison_outputs() {
@@ -344,9 +357,24 @@ struct Problem {
     for (Pool& p : pools) p.dk.poison(), p.dv.poison();
     std::fill(dsinks.begin(), dsinks.end(), std::numeric_limits<float>::quiet_NaN());
   }
-  /// Whether nothing was written but the outputs: guard bands, padding, and gradients of tokens that no node names.
+  /// Whether the outputs of the forward, or of the backward, still hold the poison.
+  bool forward_untouched() const { return o.poisoned() && lse.poisoned(); }
+  bool gradients_untouched() const {
+    bool ok = dq.poisoned();
+    for (const Pool& p : pools) ok = ok && p.dk.poisoned() && p.dv.poisoned();
+    return ok && std::all_of(dsinks.begin(), dsinks.end(), [](float x) { return std::isnan(x); });
+  }
+  /// Of the tensors that a call reads.
+  std::uint64_t input_hash() const {
+    std::uint64_t h = q.hash() ^ dout.hash() * 3 ^ dlse.hash() * 5;
+    for (const Pool& p : pools) h = h * 31 + (p.k.hash() ^ p.v.hash() * 3 ^ p.bias.hash() * 5);
+    return h;
+  }
+  /// Whether nothing was written but the outputs: guard bands, padding, gradients of tokens that no node names, and
+  /// what lies behind the workspace.
   bool guards_intact() const {
     bool ok = o.guards_intact() && lse.guards_intact() && dq.guards_intact();
+    for (std::size_t i = workspace_end; i < workspace_memory.size(); ++i) ok = ok && workspace_memory[i] == 0xff;
     for (const Pool& p : pools) {
       if (!p.dk) continue;
       ok = ok && p.dk.guards_intact() && p.dv.guards_intact();
