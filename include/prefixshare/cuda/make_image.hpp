@@ -91,8 +91,10 @@ inline ImageCounts count_image(const PlanView& plan) noexcept {
 }
 /// Whether every ordinal of the image is an int32.
 inline bool fits(const PlanView& plan, const ImageCounts& n) noexcept {
-  return std::max({n.items, n.item_groups, n.query_work, n.key_work, n.key_spans, plan.header.partial_rows}) <=
-         INT32_MAX;
+  std::int64_t most =
+      std::max({n.items, n.item_groups, n.query_work, n.key_work, n.key_spans, plan.header.partial_rows});
+  for (const Segment& s : plan.segments) most = std::max(most, std::int64_t{s.offset} + s.length);
+  return most <= INT32_MAX;
 }
 
 /// Places lists one after the other, each at a multiple of 16 bytes.
@@ -223,14 +225,13 @@ class ImageWriter {
     }
   }
 
-  /// Where a token of a segment lies, for ImageRun and ImageKeyWork.
+  /// Where a token of a segment lies, for ImageRun and ImageKeyWork: tokens of one segment count from one page.
   template <class T>
   void set_place(std::int32_t segment, std::int32_t token, T* to) const noexcept {
     const Segment& s = plan_.segments[segment];
-    const std::int64_t at = std::int64_t{s.offset} + token, page_size = plan_.pools[s.pool].page_size;
     to->pool = s.pool;
-    to->first_page = static_cast<std::int32_t>(s.first_page + at / page_size);
-    to->token = static_cast<std::int32_t>(at % page_size);
+    to->first_page = s.first_page;
+    to->token = s.offset + token;
   }
 
   void write_runs() const noexcept {
