@@ -53,18 +53,18 @@ const char* machine_name() noexcept {
 CostModel cost_here(const char* implementation, CostModel cost) noexcept {
   for (const costs::Measured& m : costs::kMeasured) {
     if (std::strcmp(m.machine, machine_name()) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
-    const std::int32_t row_step = cost.row_step, few_rows = cost.few_rows;
+    const CostModel how = cost;
     cost = m.cost;
-    cost.row_step = row_step, cost.few_rows = few_rows;
+    cost.row_step = how.row_step, cost.few_rows = how.few_rows, cost.by_head = how.by_head;
   }
   return cost;
 }
 
 /// For machines that nobody measured: nanoseconds as CostModel says, of a Zen 4; docs/performance.md.
-CostModel avx512_cost() noexcept { return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}); }
-CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}); }
+CostModel avx512_cost() noexcept { return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 20000, 16, 8}); }
+CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 20000, 16, 8}); }
 /// Estimated from published rates of AMX, not measured.
-CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}); }
+CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 20000, 16, 0}); }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
