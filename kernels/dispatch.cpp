@@ -209,7 +209,7 @@ Status add_portable(Context* c) noexcept {
 /// Validates, chooses and runs an operator whose arguments are its problem. Without an implementation for the space of
 /// the output, host rules validate, and name what is elsewhere.
 template <class Args>
-Status run_operator(const char* op, const Executor& executor, const ImplementationList<Args, Args>& list,
+Status run_operator(const char* op, const Context& context, const ImplementationList<Args, Args>& list,
                     const Args& args, MemorySpace space) noexcept {
   bool known = false;
   for (std::int32_t i = 0; i < list.count; ++i) known = known || list.entries[i].space == space;
@@ -217,21 +217,28 @@ Status run_operator(const char* op, const Executor& executor, const Implementati
   if (Status s = detail::validate(args, space); !s.ok()) return s;
   Status why;
   const auto* entry = detail::choose(op, list, args, space, &why);
-  return entry == nullptr ? why : detail::run_parts(executor, entry->part, args);
+  if (entry == nullptr) return why;
+  if (space == MemorySpace::host) return detail::run_parts(context.executor, entry->part, args);
+  if (Status s = detail::check_device(op, context.device, args)) return s;
+  return entry->part(args, 0, 1);
 }
 
 /// Runs the implementation that the plan names, never another.
 template <class Call>
-Status run_attention(const char* op, const Executor& executor, const ImplementationList<AttentionProblem, Call>& list,
+Status run_attention(const char* op, const Context& context, const ImplementationList<AttentionProblem, Call>& list,
                      const char* name, const Call& call, std::int32_t part, std::int32_t parts) noexcept {
   const auto* entry = detail::find(list, name);
-  const MemorySpace space = entry == nullptr ? MemorySpace::host : entry->space;
+  const MemorySpace space = entry == nullptr ? call.plan.header.space : entry->space;
   if (Status s = detail::validate(call.plan, call.args, parts, space); !s.ok()) return s;
   if (entry == nullptr) {
     return detail::failure({op, "plan"}, "implementation (in the context)", 0, "==", 1, StatusUnit::number,
                            StatusCode::unsupported);
   }
-  return part < 0 ? detail::run_parts(executor, entry->part, call) : entry->part(call, part, parts);
+  if (space == MemorySpace::host) {
+    return part < 0 ? detail::run_parts(context.executor, entry->part, call) : entry->part(call, part, parts);
+  }
+  if (Status s = detail::check_device(op, context.device, call.args)) return s;
+  return entry->part(call, 0, 1);
 }
 
 }  // namespace
@@ -248,11 +255,10 @@ Status create_context(Context* context) noexcept {
 }
 
 Status detail::run(const Context& context, const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendOp, context.executor, context.tree_attention, call.plan.header.implementation, call, part,
-                       parts);
+  return run_attention(kAttendOp, context, context.tree_attention, call.plan.header.implementation, call, part, parts);
 }
 Status detail::run(const Context& context, const AttendGradCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendGradOp, context.executor, context.tree_attention_backward,
+  return run_attention(kAttendGradOp, context, context.tree_attention_backward,
                        call.plan.header.backward_implementation, call, part, parts);
 }
 
@@ -265,27 +271,27 @@ Status detail::run(const Context& context, const PackSegmentCall& call) noexcept
 }
 
 Status merge_states(const Context& context, const MergeStates& args) noexcept {
-  return run_operator("merge_states", context.executor, context.merge_states, args, args.out.o.space);
+  return run_operator("merge_states", context, context.merge_states, args, args.out.o.space);
 }
 Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept {
-  return run_operator("merge_states_backward", context.executor, context.merge_states_backward, args, args.dout.space);
+  return run_operator("merge_states_backward", context, context.merge_states_backward, args, args.dout.space);
 }
 Status rope_apply(const Context& context, const RopeApply& args) noexcept {
-  return run_operator("rope_apply", context.executor, context.rope_apply, args, args.out.space);
+  return run_operator("rope_apply", context, context.rope_apply, args, args.out.space);
 }
 Status rope_shift(const Context& context, const RopeShift& args) noexcept {
-  return run_operator("rope_shift", context.executor, context.rope_shift, args, args.out.space);
+  return run_operator("rope_shift", context, context.rope_shift, args, args.out.space);
 }
 Status rope_rebase(const Context& context, const RopeRebase& args) noexcept {
   const MemorySpace space =
       args.layers.empty() || args.layers.data() == nullptr ? MemorySpace::host : args.layers[0].k.space;
-  return run_operator("rope_rebase", context.executor, context.rope_rebase, args, space);
+  return run_operator("rope_rebase", context, context.rope_rebase, args, space);
 }
 Status kv_append(const Context& context, const KvAppend& args) noexcept {
-  return run_operator("kv_append", context.executor, context.kv_append, args, args.pool.k.space);
+  return run_operator("kv_append", context, context.kv_append, args, args.pool.k.space);
 }
 Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept {
-  return run_operator("draft_tree_from_parents", context.executor, context.draft_tree_from_parents, args, args.space);
+  return run_operator("draft_tree_from_parents", context, context.draft_tree_from_parents, args, args.space);
 }
 
 }  // namespace v0_1

@@ -58,10 +58,16 @@ PREFIXSHARE_GLOBAL void forget_commit(const unsigned char* in) {
 }
 
 PREFIXSHARE_GLOBAL void copy_from(const void* in, int offset, int bytes, bool from_shared) {
+  if (ptx::thread() != 0) return;
   const void* const source = from_shared ? ptx::shared_memory() : in;
   ptx::copy_async(ptx::shared_memory() + offset, source, bytes);
   ptx::copy_async_commit();
   ptx::copy_async_wait<0>();
+}
+
+PREFIXSHARE_GLOBAL void copy_into_guard(const void* in, int offset) {
+  simt::smem_guard(ptx::shared_memory() + 24, 8);
+  copy_from(in, offset, 16, false);
 }
 
 PREFIXSHARE_GLOBAL void many_groups(const void* in, int groups) {
@@ -133,6 +139,12 @@ TEST_CASE("copies: addresses and sizes that cannot be", "[simt]") {
   has(error(in, 8, 16), "the address in shared memory is no multiple of 16");
   has(error(in, 64, 16), "bytes 64 to 79 are outside of the block's 64 bytes of shared memory");
   has(error(in, 16, 16, true), "the source is shared memory");
+  const auto guarded = [&](int offset) {
+    return simt_error([&] { simt::launch(copy_into_guard, {1, 32, 64}, {}, in, offset); });
+  };
+  CHECK(guarded(0) == "");
+  CHECK(guarded(32) == "");
+  has(guarded(16), "the bytes in shared memory are guarded");
 }
 
 TEST_CASE("copies: as many groups in flight as the emulator has room for", "[simt]") {

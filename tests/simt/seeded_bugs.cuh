@@ -33,13 +33,13 @@ PREFIXSHARE_GLOBAL void missing_sync_warp(float* out) {
   out[i] = s[i ^ 1];  // mark: missing_sync_warp reads
 }
 
-/// Writes one element behind the window.
+/// The last thread writes one element behind the window.
 template <bool Right>
 PREFIXSHARE_GLOBAL void overrun(float* out) {
   float* const s = shared_floats();
   const int i = ptx::thread();
-  s[Right ? i : i + 1] = 1.0f;  // mark: overrun
-  out[i] = s[i];
+  s[Right || i + 1 < ptx::threads() ? i : i + 1] = 1.0f;  // mark: overrun
+  out[i] = 1.0f;
 }
 
 /// Loads matrices from one row too far.
@@ -59,14 +59,14 @@ struct TwoBuffers {
   float second[32];
 };
 
-/// Writes one element behind the first of two buffers.
+/// The last lane writes one element behind the first of two buffers.
 template <bool Right>
 PREFIXSHARE_GLOBAL void overrun_buffer(float* out) {
   TwoBuffers& s = *reinterpret_cast<TwoBuffers*>(ptx::shared_memory());
   simt::smem_guard(s.guard, sizeof s.guard);
   const int i = ptx::lane();
   float* const first = reinterpret_cast<float*>(&s);  // which hides the array's bounds from the compiler
-  first[Right ? i : i + 1] = 1.0f;                    // mark: overrun_buffer
+  first[Right || i < 31 ? i : i + 1] = 1.0f;          // mark: overrun_buffer
   s.second[i] = 2.0f;
   out[i] = s.second[i];
 }
