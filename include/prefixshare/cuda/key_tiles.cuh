@@ -44,8 +44,8 @@ PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
   bool any = false;
   PREFIXSHARE_UNROLL
   for (int i = 0; i < kMaxPools; ++i) {
-    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 ||
-          p.pools[i].v_scale.granularity != 0;
+    any =
+        any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 || p.pools[i].v_scale.granularity != 0;
   }
   return any;
 }

@@ -94,7 +94,8 @@ PREFIXSHARE_DEVICE std::uint64_t visible_keys(const AttendParams& p, const Image
 }
 
 /// Where a walk over the keys of an item's runs is. It goes in tiles: a tile holds up to Keys keys of runs that follow
-/// each other and meet the same row instances; in batch_invariant mode it also ends at multiples of Keys in mask position.
+/// each other and meet the same row instances; in batch_invariant mode it also ends at multiples of Keys in mask
+/// position.
 template <int Keys>
 struct KeyWalk {
   static_assert(Keys <= 64 && kInvariantChunk % Keys == 0, "a tile's columns are bits of a word, and lie in one chunk");

@@ -121,9 +121,7 @@ class AttendItem {
   PREFIXSHARE_DEVICE const ImageItem& item() const { return items_of(p_)[index_]; }
   PREFIXSHARE_DEVICE int first_row() const { return Wide ? warp_ * 16 : 0; }
   PREFIXSHARE_DEVICE int first_key() const { return warp_ % Shape::kKeyWarps * Shape::kKeys; }
-  PREFIXSHARE_DEVICE int first_value() const {
-    return Wide ? 0 : warp_ / Shape::kKeyWarps * Shape::kValueBlocks;
-  }
+  PREFIXSHARE_DEVICE int first_value() const { return Wide ? 0 : warp_ / Shape::kKeyWarps * Shape::kValueBlocks; }
   PREFIXSHARE_DEVICE int first_out() const { return Wide ? 0 : warp_ * Shape::kOutBlocks; }
 
   /// The state of the keys of a chunk.
@@ -317,14 +315,14 @@ class AttendItem {
   /// NARROW: the warps' states become one, summed in the order of the warps; each warp goes on with kOutBlocks of o.
   PREFIXSHARE_DEVICE void combine() {
     const Stage stage = tiles_.free();
-    ptx::Float4* shared_o = reinterpret_cast<ptx::Float4*>(stage.data);       // [warps][kValueBlocks][32 lanes]
+    ptx::Float4* shared_o = reinterpret_cast<ptx::Float4*>(stage.data);             // [warps][kValueBlocks][32 lanes]
     float* shared_rows = reinterpret_cast<float*>(stage.data + Stage::kVisibleAt);  // [key warps][maximum, sum][16]
     static_assert(4 * Shape::kValueBlocks * 32 * 16 <= Stage::kVisibleAt && 4 * 2 * 16 * 4 <= kWideRows * 8);
     ptx::sync_block();  // the last tile has been read
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kValueBlocks; ++b) {
-      shared_o[(warp_ * Shape::kValueBlocks + b) * 32 + lane_] = {state_.o[b][0], state_.o[b][1],
-                                                                              state_.o[b][2], state_.o[b][3]};
+      shared_o[(warp_ * Shape::kValueBlocks + b) * 32 + lane_] = {state_.o[b][0], state_.o[b][1], state_.o[b][2],
+                                                                  state_.o[b][3]};
     }
     PREFIXSHARE_UNROLL
     for (int r = 0; r < 2; ++r) {
@@ -359,7 +357,8 @@ class AttendItem {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kOutBlocks; ++b) {
       const int block = first_out() + b, value_warp = block / Shape::kValueBlocks;
-      const ptx::Float4* from = o + (value_warp * Shape::kKeyWarps * Shape::kValueBlocks + block % Shape::kValueBlocks) * 32;
+      const ptx::Float4* from =
+          o + (value_warp * Shape::kKeyWarps * Shape::kValueBlocks + block % Shape::kValueBlocks) * 32;
       float sum[4] = {};
       PREFIXSHARE_UNROLL
       for (int w = 0; w < Shape::kKeyWarps; ++w) {
