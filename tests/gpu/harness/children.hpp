@@ -22,15 +22,10 @@
 #include <utility>
 #include <vector>
 
+#include "gpu/harness/clock.hpp"
 #include "gpu/harness/stage.hpp"
 
 namespace prefixshare::gpu {
-
-using Clock = std::chrono::steady_clock;
-
-inline double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 /// Runs `cases[i]` for each i of `todo`, in order, and calls report(i, outcome, line) after each. The line has the
 /// fields "case", "outcome", "text" where there is one, "seconds", and the figures. Stops at `deadline` between cases,

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// gpu_kit: one stage of the kit; tests/gpu/run is what calls it. Exit codes: 0 all passed, 1 something failed, 2 the
+// options are wrong, 75 cases are left for --resume, 77 there is no CUDA device.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "gpu/device.hpp"
+#include "gpu/harness/run_stage.hpp"
+#include "gpu/stages.hpp"
+
+namespace prefixshare::gpu {
+namespace {
+
+struct Options {
+  std::string stage;
+  std::string commit = "unknown";
+  bool list = false;
+  RunOptions run;
+  StageOptions cases;
+};
+
+constexpr const char* kUsageText =
+    "gpu_kit STAGE [--out FOLDER] [--resume] [--quick] [--filter TEXT] [--seconds N] [--commit NAME] [--list]\n"
+    "STAGE: constants\n";
+
+/// False if an option is unknown or lacks its value.
+bool parse(int argc, char** argv, Options* o) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    const char* value = i + 1 < argc ? argv[i + 1] : nullptr;
+    const auto take = [&](std::string* to) {
+      if (value == nullptr) return false;
+      *to = value;
+      ++i;
+      return true;
+    };
+    std::string seconds;
+    if (name == "--resume") {
+      o->run.resume = true;
+    } else if (name == "--quick") {
+      o->cases.quick = true;
+    } else if (name == "--list") {
+      o->list = true;
+    } else if (name == "--out") {
+      if (!take(&o->run.folder)) return false;
+    } else if (name == "--filter") {
+      if (!take(&o->run.filter)) return false;
+    } else if (name == "--commit") {
+      if (!take(&o->commit)) return false;
+    } else if (name == "--seconds") {
+      if (!take(&seconds)) return false;
+      o->run.seconds = std::strtod(seconds.c_str(), nullptr);
+    } else if (o->stage.empty() && name[0] != '-') {
+      o->stage = name;
+    } else {
+      return false;
+    }
+  }
+  o->cases.folder = o->run.folder;
+  return !o->stage.empty();
+}
+
+bool make_stage(const Options& o, Stage* stage) {
+  if (o.stage == "constants") *stage = constants_stage(o.cases);
+  return !stage->name.empty();
+}
+
+Result probe() {
+  const std::string none = no_device();
+  if (!none.empty()) return Result::failure(none);
+  return {Outcome::passed, "", Record().add("device", describe_device())};
+}
+
+/// Describes the device. Asks a child, because a process that has used CUDA cannot have children that do. False if
+/// there is none, and why.
+bool find_device(Record* device, std::string* why) {
+  const std::vector<Case> cases = {{"probe/device", probe, 60}};
+  Record answer;
+  Children child(
+      cases, [&](std::size_t, Outcome, const Record& line) { answer = line; }, Clock::now() + std::chrono::minutes(2));
+  child.run({0});
+  *why = answer.text("text");
+  return Record::parse(answer.text("device"), device);
+}
+
+Record head(const Options& o, const Record& device) {
+  char date[32];
+  const std::time_t now = std::time(nullptr);
+  std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  Record r;
+  r.add("stage", o.stage).add("commit", o.commit).add("device", device);
+  return r.add("date", date).add("quick", o.cases.quick);
+}
+
+int run(int argc, char** argv) {
+  Options o;
+  Stage stage;
+  if (!parse(argc, argv, &o) || !make_stage(o, &stage)) {
+    std::fputs(kUsageText, stderr);
+    return kUsage;
+  }
+  if (o.list) {
+    for (const Case& c : stage.cases) std::printf("%s\n", c.name.c_str());
+    return kPassed;
+  }
+  Record device;
+  std::string why;
+  if (!find_device(&device, &why)) {
+    std::printf("no CUDA device: %s\n", why.c_str());
+    return kNoDevice;
+  }
+  return run_stage(stage, o.run, head(o, device));
+}
+
+}  // namespace
+}  // namespace prefixshare::gpu
+
+int main(int argc, char** argv) {
+  try {
+    return prefixshare::gpu::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gpu_kit: %s\n", error.what());
+    return prefixshare::gpu::kFailed;
+  }
+}
