@@ -35,14 +35,16 @@ constexpr int kMostGroups = 64;  // of copies, in flight in one thread
 struct Block;
 struct Warp;
 
-bool same(Here a, Here b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 
 /// What a thread does, or waits in, and where its kernel says so.
 struct Act {
   const char* what;
   Here here;
 };
-bool same(const Act& a, const Act& b) { return same(a.here, b.here) && std::strcmp(a.what, b.what) == 0; }
+bool same(const Act& a, const Act& b) {
+  return a.here.line == b.here.line && same(a.here.file, b.here.file) && same(a.what, b.what);
+}
 
 struct Copy {
   void* to;
@@ -117,6 +119,7 @@ class Window {
     const auto address = reinterpret_cast<std::uintptr_t>(p), first = reinterpret_cast<std::uintptr_t>(begin());
     return address >= first && address + n <= first + bytes_;
   }
+  /// The bytes are no kernel's any more. Every thread may say so.
   void guard(void* p, std::size_t n) {
     for (const Guard& g : guards_) {
       if (g.p == p && g.bytes == n) return;
@@ -124,6 +127,12 @@ class Window {
     guards_.push_back({static_cast<unsigned char*>(p), n});
     std::memset(p, 0xff, n);
     detail::poison(p, n);
+  }
+  bool guarded(const unsigned char* p, std::size_t n) const {
+    for (const Guard& g : guards_) {
+      if (p < g.p + g.bytes && g.p < p + n) return true;
+    }
+    return false;
   }
   /// What was written that should not have been, or null.
   const char* damage() {
@@ -375,8 +384,9 @@ void yield() {
 
 void land(Copy* copy) {
   const Unseen unseen;
-  std::memcpy(copy->to, copy->from, static_cast<std::size_t>(copy->bytes));
-  std::memset(static_cast<unsigned char*>(copy->to) + copy->bytes, 0, static_cast<std::size_t>(16 - copy->bytes));
+  unsigned char bytes[16] = {};
+  if (copy->bytes > 0) std::memcpy(bytes, copy->from, static_cast<std::size_t>(copy->bytes));
+  std::memcpy(copy->to, bytes, sizeof bytes);
   copy->done = true;
 }
 
@@ -558,17 +568,25 @@ bool end_blocks(Launch* l) {
   return intact;
 }
 
+/// As if the thread itself, as ThreadSanitizer sees it, released the token.
+void release_as(void* thread, Token* token) {
+  if (thread == nullptr) return;
+  void* const self = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(thread, 1);
+  token->release();
+  __tsan_switch_to_fiber(self, 1);
+}
+
 /// After an error: nobody runs any more, wherever they are.
 void abandon_blocks(Launch* l) {
   const Unseen unseen;
   for (const auto& block : l->blocks) {
     for (Thread& t : block->threads) {
-      if (detail::has_tsan() && !t.exited) {  // what the thread did was before what the test does next
-        __tsan_switch_to_fiber(t.fiber->tsan, 1);
-        l->ended.release();
-        __tsan_switch_to_fiber(l->main.tsan, 1);
+      if (!t.exited) {
+        release_as(t.fiber->tsan, &l->ended);  // what the thread did was before what the test does next
+        release_as(t.fiber->tsan_copies, &l->ended);
+        t.fiber->abandon();
       }
-      if (!t.exited) t.fiber->abandon();
       pool.give_back(t.fiber);
     }
   }
@@ -707,7 +725,7 @@ void check_shared(const Act& act, const void* p) {
          shared.bytes());
   }
   if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) fail(act, "the address in shared memory is no multiple of 16");
-  if (detail::poisoned(p, 16)) fail(act, "the bytes in shared memory are guarded");
+  if (shared.guarded(static_cast<const unsigned char*>(p), 16)) fail(act, "the bytes in shared memory are guarded");
 }
 
 }  // namespace
