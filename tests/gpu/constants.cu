@@ -13,6 +13,7 @@
 #include "gpu/constants_kernels.cuh"
 #include "gpu/device.hpp"
 #include "gpu/harness/clock.hpp"
+#include "gpu/launch.cuh"
 #include "gpu/stages.hpp"
 
 namespace prefixshare::gpu {
@@ -20,26 +21,10 @@ namespace {
 
 constexpr std::int64_t kMebibyte = std::int64_t{1} << 20;
 
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int blocks, int threads, int shared, cudaStream_t stream, bool overlap,
-            Arguments... arguments) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "cudaLaunchKernelEx");
-}
-
 /// Seconds of one of many launches in a row, again and again.
 Times burst_times(const std::function<void(cudaStream_t)>& once, bool quick) {
   constexpr double kBurst = 4e-3;  // seconds: much longer than what the clock and the first launch take
-  const Stream stream;
+  const CudaStream stream;
   Stopwatch watch;
   once(stream);
   stream.wait();
@@ -86,7 +71,7 @@ Result copy_memory(bool quick) {
   return rate("B/s", 2.0 * static_cast<double>(bytes),
               burst_times(
                   [&](cudaStream_t s) {
-                    launch(copy_words, blocks, kReadThreads, 0, s, false, from.as<ptx::Words4>(), to.as<ptx::Words4>(),
+                    launch(copy_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Words4>(), to.as<ptx::Words4>(),
                            words);
                   },
                   quick));
@@ -102,7 +87,7 @@ Result read_memory(std::int64_t working_set, int blocks, bool quick) {
   Result r = rate("B/s", 16.0 * static_cast<double>(threads) * loads,
                   burst_times(
                       [&](cudaStream_t s) {
-                        launch(read_words, blocks, kReadThreads, 0, s, false, from.as<ptx::Float4>(), working_set / 16,
+                        launch(read_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Float4>(), working_set / 16,
                                loads, never.as<float>());
                       },
                       quick));
@@ -143,7 +128,7 @@ Result gather(int page_size, bool quick) {
   Result r = rate("B/s", static_cast<double>(bytes),
                   burst_times(
                       [&](cudaStream_t s) {
-                        launch(gather_rows, blocks, kGatherThreads, kGatherBytes, s, false, pool.as<unsigned char>(),
+                        launch(gather_rows, {blocks, kGatherThreads, kGatherBytes, false, s}, pool.as<unsigned char>(),
                                list.as<std::int32_t>(), size, tokens / kGatherTokens, kHeads, never.as<float>());
                       },
                       quick));
@@ -162,7 +147,7 @@ Result products(int warps, bool quick) {
   return rate(
       "FLOP/s", flops,
       burst_times(
-          [&](cudaStream_t s) { launch(multiply_words<T>, blocks, 128, 0, s, false, kRounds, never.as<float>()); },
+          [&](cudaStream_t s) { launch(multiply_words<T>, {blocks, 128, 0, false, s}, kRounds, never.as<float>()); },
           quick));
 }
 
@@ -173,7 +158,7 @@ Result exponential_rate(bool quick) {
   const double count = 1.0 * kRounds * kExponentialChains * blocks * 256;
   return rate(
       "1/s", count,
-      burst_times([&](cudaStream_t s) { launch(exponentials, blocks, 256, 0, s, false, kRounds, never.as<float>()); },
+      burst_times([&](cudaStream_t s) { launch(exponentials, {blocks, 256, 0, false, s}, kRounds, never.as<float>()); },
                   quick));
 }
 
@@ -181,14 +166,14 @@ Result exponential_rate(bool quick) {
 
 void empty_kernels(cudaStream_t stream, int count, bool overlap) {
   for (int n = 0; n < count; ++n) {
-    launch(overlap ? overlapped_nothing : nothing, static_cast<int>(multiprocessors()), 128, 0, stream, overlap);
+    launch(overlap ? overlapped_nothing : nothing, {static_cast<int>(multiprocessors()), 128, 0, overlap, stream});
   }
 }
 
 /// What one more kernel takes in a graph that is a chain of them.
 Result gap_in_graph(bool overlap, bool quick) {
   constexpr int kShort = 32, kLong = 160;
-  const Stream stream;
+  const CudaStream stream;
   const auto time = [&](int count) {
     const Graph graph(stream, [&](cudaStream_t s) { empty_kernels(s, count, overlap); });
     return burst_times([&](cudaStream_t s) { graph.launch(s); }, quick).median();
@@ -202,7 +187,7 @@ Result launch_gap(bool quick) {
 
 /// From the call to the end of one empty kernel, as the host sees it.
 Result round_trip(bool graph_replay, bool quick) {
-  const Stream stream;
+  const CudaStream stream;
   const Graph graph(stream, [](cudaStream_t s) { empty_kernels(s, 1, false); });
   std::vector<double> times;
   for (int n = 0; n < (quick ? 50 : 500); ++n) {
@@ -239,7 +224,7 @@ Result arrivals(bool shared_counter, bool all_blocks, bool quick) {
   const DeviceBuffer counters = zeros(blocks * 32 * 4);
   return latency(
       burst_times(
-          [&](cudaStream_t s) { launch(arrive_often, blocks, 32, 0, s, false, counters.as<int>(), apart, kRounds); },
+          [&](cudaStream_t s) { launch(arrive_often, {blocks, 32, 0, false, s}, counters.as<int>(), apart, kRounds); },
           quick),
       kRounds);
 }
@@ -250,7 +235,7 @@ Result partial_states(bool quick) {
   const DeviceBuffer partials = zeros(std::int64_t{blocks} * kPartialFloats * 4), counters = zeros(blocks * 4);
   return latency(burst_times(
                      [&](cudaStream_t s) {
-                       launch(write_and_arrive, blocks, 128, 0, s, false, partials.as<float>(), counters.as<int>(),
+                       launch(write_and_arrive, {blocks, 128, 0, false, s}, partials.as<float>(), counters.as<int>(),
                               kRounds);
                      },
                      quick),

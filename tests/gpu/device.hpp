@@ -97,14 +97,14 @@ class DeviceBuffer {
   std::int64_t bytes_ = 0;
 };
 
-class Stream {
+class CudaStream {
  public:
-  explicit Stream(int priority = 0) {
+  explicit CudaStream(int priority = 0) {
     check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority), "cudaStreamCreateWithPriority");
   }
-  ~Stream() { cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
+  ~CudaStream() { cudaStreamDestroy(stream_); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
   operator cudaStream_t() const noexcept { return stream_; }
   void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 

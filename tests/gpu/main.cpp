@@ -26,7 +26,8 @@ struct Options {
 
 constexpr const char* kUsageText =
     "gpu_kit STAGE [--out FOLDER] [--resume] [--quick] [--filter TEXT] [--seconds N] [--commit NAME] [--list]\n"
-    "STAGE: constants\n";
+    "STAGE: conformance, small (cases for sanitizers), golden, constants, bench\n"
+    "--on-host: conformance and small on cpu:portable, which checks the cases\n";
 
 /// False if an option is unknown or lacks its value.
 bool parse(int argc, char** argv, Options* o) {
@@ -44,6 +45,8 @@ bool parse(int argc, char** argv, Options* o) {
       o->run.resume = true;
     } else if (name == "--quick") {
       o->cases.quick = true;
+    } else if (name == "--on-host") {
+      o->cases.on_host = true;
     } else if (name == "--list") {
       o->list = true;
     } else if (name == "--out") {
@@ -66,8 +69,10 @@ bool parse(int argc, char** argv, Options* o) {
 }
 
 bool make_stage(const Options& o, Stage* stage) {
+  const bool cases_of_calls = o.stage == "conformance" || o.stage == "small";
+  if (cases_of_calls) *stage = conformance_stage(o.cases, o.stage == "small");
   if (o.stage == "constants") *stage = constants_stage(o.cases);
-  return !stage->name.empty();
+  return !stage->name.empty() && (cases_of_calls || !o.cases.on_host);
 }
 
 Result probe() {
@@ -108,9 +113,9 @@ int run(int argc, char** argv) {
     for (const Case& c : stage.cases) std::printf("%s\n", c.name.c_str());
     return kPassed;
   }
-  Record device;
+  Record device = Record().add("name", "host");
   std::string why;
-  if (!find_device(&device, &why)) {
+  if (!o.cases.on_host && !find_device(&device, &why)) {
     std::printf("no CUDA device: %s\n", why.c_str());
     return kNoDevice;
   }

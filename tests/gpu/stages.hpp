@@ -11,8 +11,10 @@ namespace prefixshare::gpu {
 struct StageOptions {
   std::string folder = ".";  ///< of this run: results of earlier stages, files that a stage writes
   bool quick = false;        ///< fewer cases, shorter measurements
+  bool on_host = false;      ///< conformance of cpu:portable: a check of the kit itself
 };
 
+Stage conformance_stage(const StageOptions& options, bool small);
 Stage constants_stage(const StageOptions& options);
 
 }  // namespace prefixshare::gpu

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage conformance: every kernel and instantiation, on shapes and options that meet in pairs, against the oracle.
+#include "gpu/conformance.hpp"
+
+#include "gpu/stages.hpp"
+#include "prefixshare/testing/plan_checker.hpp"
+
+namespace prefixshare::gpu {
+
+namespace {
+
+/// A problem, its place on the target, its plan.
+struct Setup {
+  testing::Problem problem;
+  std::unique_ptr<ProblemThere> there;
+  std::unique_ptr<PlannedCall> call;
+  std::string wrong;  ///< why there is none of it
+
+  Setup(const Target& target, const AttentionCase& c) {
+    throw_if_error(make_problem(c.topology, c.options, &problem));
+    if (c.options.bias) tests::hide_with_bias(&problem);
+    Target with_cost = target;
+    if (c.plan.cost.item != CostModel{}.item) {
+      const auto& list = with_cost.context.tree_attention;
+      for (std::int32_t i = 0; i < list.count; ++i) {
+        throw_if_error(set_cost(&with_cost.context, list.entries[i].name, c.plan.cost));
+      }
+    }
+    target_ = std::make_unique<Target>(with_cost);
+    problem.poison_outputs();
+    there = std::make_unique<ProblemThere>(*target_, &problem);
+    call = std::make_unique<PlannedCall>(*target_, problem.forest, c.options.kind, c.plan);
+    testing::check_plan(problem.forest, call->plan, &wrong);
+  }
+
+  /// Outputs poisoned, the call made, its outputs fetched.
+  Status run(const std::function<Status()>& make_call) {
+    problem.poison_outputs();
+    there->send_outputs();
+    const Status s = make_call();
+    there->fetch_outputs();
+    return s;
+  }
+  std::string implementation() const {
+    const PlanHeader& h = call->plan.header;
+    return h.backward ? h.backward_implementation : h.implementation;
+  }
+
+ private:
+  std::unique_ptr<Target> target_;  // ProblemThere and PlannedCall refer to it
+};
+
+}  // namespace
+
+Result forward_result(const Target& target, const AttentionCase& c) {
+  constexpr int kRepeats = 3;
+  Setup s(target, c);
+  if (!s.wrong.empty()) return Result::failure("the plan: " + s.wrong);
+  const testing::Answer answer = testing::answer_forward(s.problem.forest, c.options.kind, s.problem.attend());
+  std::vector<unsigned char> bits;
+  Result result;
+  for (int n = 0; n < kRepeats; ++n) {
+    if (Status status = s.run([&] { return s.call->forward(s.there->attend()); }); !status.ok()) return failed(status);
+    if (!s.problem.guards_intact()) return Result::failure("it wrote beside its outputs");
+    if (n == 0) result = judged(testing::check_forward(answer, s.problem.attend()), s.implementation());
+    if (result.outcome != Outcome::passed) return result;
+    if (n == 0) bits = output_bytes(&s.problem);
+    if (bits != output_bytes(&s.problem)) return Result::failure("other bits in run " + std::to_string(n + 1));
+  }
+  return result;
+}
+
+Result backward_result(const Target& target, const AttentionCase& c) {
+  constexpr int kRepeats = 3;
+  Setup s(target, c);
+  if (!s.wrong.empty()) return Result::failure("the plan: " + s.wrong);
+  if (Status status = s.run([&] { return s.call->forward(s.there->attend()); }); !status.ok()) return failed(status);
+  const testing::Answer answer = testing::answer_backward(s.problem.forest, c.options.kind, s.problem.attend_grad());
+  const testing::Tensor<3> o = s.problem.o;
+  const testing::Tensor<2> lse = s.problem.lse;
+  std::vector<unsigned char> bits;
+  Result result;
+  for (int n = 0; n < kRepeats; ++n) {
+    s.problem.poison_outputs();
+    s.problem.o = o, s.problem.lse = lse;  // the answer starts from these
+    s.there->send_outputs();
+    const Status status = s.call->backward(s.there->attend_grad());
+    s.there->fetch_outputs();
+    if (!status.ok()) return failed(status);
+    if (!s.problem.guards_intact()) return Result::failure("it wrote beside its outputs");
+    if (n == 0) result = judged(testing::check_backward(answer, s.problem.attend_grad()), s.implementation());
+    if (result.outcome != Outcome::passed) return result;
+    if (n == 0) bits = output_bytes(&s.problem);
+    if (bits != output_bytes(&s.problem)) return Result::failure("other bits in run " + std::to_string(n + 1));
+  }
+  return result;
+}
+
+Stage conformance_stage(const StageOptions& options, bool small) {
+  CaseOptions o;
+  o.target = options.on_host ? &Target::host : &Target::device;
+  o.seeds = options.quick || small ? 1 : 3;
+  o.small = small;
+  Stage stage{small ? "small" : "conformance", {}, {}, nullptr};
+  add_forward_cases(o, &stage.cases);
+  add_row_cases(o, &stage.cases);
+  add_backward_cases(o, &stage.cases);
+  add_order_cases(o, &stage.cases);
+  return stage;
+}
+
+}  // namespace prefixshare::gpu
