@@ -9,9 +9,12 @@
 #include "cpu/operators.hpp"
 #include "prefixshare/context.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
+#include "prefixshare/detail/validate_rebase.hpp"
+#include "prefixshare/portable/draft_tree.hpp"
 #include "prefixshare/portable/kv_append.hpp"
 #include "prefixshare/portable/merge_states.hpp"
 #include "prefixshare/portable/rope.hpp"
+#include "prefixshare/portable/rope_rebase.hpp"
 #include "prefixshare/portable/tree_attention.hpp"
 
 namespace prefixshare {
@@ -149,6 +152,9 @@ Status accepts_rows(const RopeApply& args, Need need) noexcept {
 Status accepts_rows(const RopeShift& args, Need need) noexcept {
   return accepts_f32("rope_shift", arithmetic_of(args.x.dtype == DType::f64), need);
 }
+Status accepts_rows(const RopeRebase& args, Need need) noexcept {
+  return accepts_f32("rope_rebase", arithmetic_of(detail::rebases_in_f64(args)), need);
+}
 Status accepts_rows(const KvAppend& args, Need need) noexcept {
   return accepts_f32("kv_append", arithmetic_of(detail::appends_in_f64(args)), need);
 }
@@ -159,21 +165,23 @@ Status accepts_rows(const Args& args) noexcept {
 }
 
 /// The operators on rows, for one instruction set.
-template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Append>
+template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Rebase, auto Append>
 Status add_rows(Context* c, const char* name, const CostModel& cost) noexcept {
   if (Status s = add<Merge>(&c->merge_states, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<MergeBackward>(&c->merge_states_backward, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Apply>(&c->rope_apply, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Shift>(&c->rope_shift, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<Rebase>(&c->rope_rebase, name, cost, accepts_rows<need>)) return s;
   return add<Append>(&c->kv_append, name, cost, accepts_rows<need>);
 }
 Status add_x86_rows(Context* c) noexcept {
   const Status s =
       add_rows<needs_avx512, &cpu::merge_states_avx512, &cpu::merge_states_backward_avx512, &cpu::rope_apply_avx512,
-               &cpu::rope_shift_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512", avx512_cost());
+               &cpu::rope_shift_avx512, &cpu::rope_rebase_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512",
+                                                                                          avx512_cost());
   if (!s.ok()) return s;
   return add_rows<needs_avx2, &cpu::merge_states_avx2, &cpu::merge_states_backward_avx2, &cpu::rope_apply_avx2,
-                  &cpu::rope_shift_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
+                  &cpu::rope_shift_avx2, &cpu::rope_rebase_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
 }
 
 #else
@@ -193,13 +201,15 @@ Status add_portable(Context* c) noexcept {
   if (Status s = add<&portable::merge_states_backward_part>(&c->merge_states_backward, kName, cost)) return s;
   if (Status s = add<&portable::rope_apply_part>(&c->rope_apply, kName, cost)) return s;
   if (Status s = add<&portable::rope_shift_part>(&c->rope_shift, kName, cost)) return s;
-  return add<&portable::kv_append_part>(&c->kv_append, kName, cost);
+  if (Status s = add<&portable::rope_rebase_part>(&c->rope_rebase, kName, cost)) return s;
+  if (Status s = add<&portable::kv_append_part>(&c->kv_append, kName, cost)) return s;
+  return add<&portable::draft_tree_from_parents_part>(&c->draft_tree_from_parents, kName, cost);
 }
 
 /// Validates, chooses and runs an operator whose arguments are its problem. Without an implementation for the space of
 /// the output, host rules validate, and name what is elsewhere.
 template <class Args>
-Status run_operator(const char* op, const Executor& executor, const ImplementationList<Args, Args>& list,
+Status run_operator(const char* op, const Context& context, const ImplementationList<Args, Args>& list,
                     const Args& args, MemorySpace space) noexcept {
   bool known = false;
   for (std::int32_t i = 0; i < list.count; ++i) known = known || list.entries[i].space == space;
@@ -207,21 +217,28 @@ Status run_operator(const char* op, const Executor& executor, const Implementati
   if (Status s = detail::validate(args, space); !s.ok()) return s;
   Status why;
   const auto* entry = detail::choose(op, list, args, space, &why);
-  return entry == nullptr ? why : detail::run_parts(executor, entry->part, args);
+  if (entry == nullptr) return why;
+  if (space == MemorySpace::host) return detail::run_parts(context.executor, entry->part, args);
+  if (Status s = detail::check_device(op, context.device, args)) return s;
+  return entry->part(args, 0, 1);
 }
 
 /// Runs the implementation that the plan names, never another.
 template <class Call>
-Status run_attention(const char* op, const Executor& executor, const ImplementationList<AttentionProblem, Call>& list,
+Status run_attention(const char* op, const Context& context, const ImplementationList<AttentionProblem, Call>& list,
                      const char* name, const Call& call, std::int32_t part, std::int32_t parts) noexcept {
   const auto* entry = detail::find(list, name);
-  const MemorySpace space = entry == nullptr ? MemorySpace::host : entry->space;
+  const MemorySpace space = entry == nullptr ? call.plan.header.space : entry->space;
   if (Status s = detail::validate(call.plan, call.args, parts, space); !s.ok()) return s;
   if (entry == nullptr) {
     return detail::failure({op, "plan"}, "implementation (in the context)", 0, "==", 1, StatusUnit::number,
                            StatusCode::unsupported);
   }
-  return part < 0 ? detail::run_parts(executor, entry->part, call) : entry->part(call, part, parts);
+  if (space == MemorySpace::host) {
+    return part < 0 ? detail::run_parts(context.executor, entry->part, call) : entry->part(call, part, parts);
+  }
+  if (Status s = detail::check_device(op, context.device, call.args)) return s;
+  return entry->part(call, 0, 1);
 }
 
 }  // namespace
@@ -238,11 +255,10 @@ Status create_context(Context* context) noexcept {
 }
 
 Status detail::run(const Context& context, const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendOp, context.executor, context.tree_attention, call.plan.header.implementation, call, part,
-                       parts);
+  return run_attention(kAttendOp, context, context.tree_attention, call.plan.header.implementation, call, part, parts);
 }
 Status detail::run(const Context& context, const AttendGradCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendGradOp, context.executor, context.tree_attention_backward,
+  return run_attention(kAttendGradOp, context, context.tree_attention_backward,
                        call.plan.header.backward_implementation, call, part, parts);
 }
 
@@ -255,19 +271,27 @@ Status detail::run(const Context& context, const PackSegmentCall& call) noexcept
 }
 
 Status merge_states(const Context& context, const MergeStates& args) noexcept {
-  return run_operator("merge_states", context.executor, context.merge_states, args, args.out.o.space);
+  return run_operator("merge_states", context, context.merge_states, args, args.out.o.space);
 }
 Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept {
-  return run_operator("merge_states_backward", context.executor, context.merge_states_backward, args, args.dout.space);
+  return run_operator("merge_states_backward", context, context.merge_states_backward, args, args.dout.space);
 }
 Status rope_apply(const Context& context, const RopeApply& args) noexcept {
-  return run_operator("rope_apply", context.executor, context.rope_apply, args, args.out.space);
+  return run_operator("rope_apply", context, context.rope_apply, args, args.out.space);
 }
 Status rope_shift(const Context& context, const RopeShift& args) noexcept {
-  return run_operator("rope_shift", context.executor, context.rope_shift, args, args.out.space);
+  return run_operator("rope_shift", context, context.rope_shift, args, args.out.space);
+}
+Status rope_rebase(const Context& context, const RopeRebase& args) noexcept {
+  const MemorySpace space =
+      args.layers.empty() || args.layers.data() == nullptr ? MemorySpace::host : args.layers[0].k.space;
+  return run_operator("rope_rebase", context, context.rope_rebase, args, space);
 }
 Status kv_append(const Context& context, const KvAppend& args) noexcept {
-  return run_operator("kv_append", context.executor, context.kv_append, args, args.pool.k.space);
+  return run_operator("kv_append", context, context.kv_append, args, args.pool.k.space);
+}
+Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept {
+  return run_operator("draft_tree_from_parents", context, context.draft_tree_from_parents, args, args.space);
 }
 
 }  // namespace v0_1

@@ -191,6 +191,7 @@ struct PlanHeader {
   Mode mode = Mode::fast;
   Sharing sharing = Sharing::automatic;
   bool backward = false;
+  MemorySpace space = MemorySpace::host;  ///< where calls of the plan's implementation run
   std::int32_t target_parallelism = 1;
   std::int32_t rows = 0;              ///< query rows of a call, q.shape[0]
   std::int32_t tile_rows = 0;         ///< largest RowTile::count
@@ -293,15 +294,16 @@ struct RectangleInput {
 /// Errors: as above, and invalid_argument for an index out of range. batch_invariant is unsupported.
 Status make_plan(const RectangleInput& input, const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept;
 
-/// Capacities for start-up sizing. Workspace sizes grow monotonically in every member.
+/// Capacities for start-up sizing. Workspace sizes grow monotonically in every number.
 struct PlanLimits {
   std::int64_t rows = 0;         ///< query rows
   std::int64_t max_context = 0;  ///< tokens of the longest path
-  std::int32_t parts = 1;        ///< largest `parts` of a call: threads
+  std::int32_t parts = 1;        ///< largest `parts` of a call: threads; on a device its target_parallelism
   Mode mode = Mode::fast;
   std::int64_t partial_rows = -1;  ///< rows of partial state; -1: the most that make_plan produces within these limits
+  MemorySpace space = MemorySpace::host;  ///< where the calls run
 };
-/// The smallest limits that hold this plan.
+/// The smallest limits that hold this plan, in its space.
 PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept;
 
 /// For kv_append: per query row, the slot of `pool` that holds the row's token (page * page_size + slot) and the RoPE

@@ -52,6 +52,10 @@ const Implementation<Problem, Call>* choose(const char* op, const Implementation
 inline std::int32_t part_count(const Executor& e) noexcept {
   return e.parallel_for == nullptr || e.concurrency < 1 ? 1 : e.concurrency;
 }
+/// Parts of a call that the executor runs; a call on a device is whole.
+inline std::int32_t part_count(const Executor& e, MemorySpace space) noexcept {
+  return space == MemorySpace::host ? part_count(e) : 1;
+}
 
 /// Runs every part of a call; the first Status that is not ok comes back.
 template <class Call>
@@ -102,7 +106,9 @@ void for_each_list(Context* c, F&& f) {
   f(c->merge_states_backward);
   f(c->rope_apply);
   f(c->rope_shift);
+  f(c->rope_rebase);
   f(c->kv_append);
+  f(c->draft_tree_from_parents);
 }
 
 inline void copy_name(char (&to)[kNameCapacity], const char* from) noexcept {
@@ -124,6 +130,7 @@ Status plan_with(const Context& context, const Input& input, const LayerKind& ki
   if (options.backward && backward == nullptr) return why;
   options.cost = forward->cost;
   if (Status s = make_plan(input, kind, options, plan); !s.ok()) return s;
+  plan->header.space = space;
   copy_name(plan->header.implementation, forward->name);
   copy_name(plan->header.backward_implementation, backward == nullptr ? "" : backward->name);
   return {};
@@ -218,10 +225,12 @@ inline Status make_plan(const Context& context, const RectangleInput& input, con
 }
 
 inline Status tree_attention(const Context& context, const Plan& plan, const Attend& args) noexcept {
-  return detail::run(context, AttendCall{plan.view(), args}, -1, detail::part_count(context.executor));
+  return detail::run(context, AttendCall{plan.view(), args}, -1,
+                     detail::part_count(context.executor, plan.header.space));
 }
 inline Status tree_attention_backward(const Context& context, const Plan& plan, const AttendGrad& args) noexcept {
-  return detail::run(context, AttendGradCall{plan.view(), args}, -1, detail::part_count(context.executor));
+  return detail::run(context, AttendGradCall{plan.view(), args}, -1,
+                     detail::part_count(context.executor, plan.header.space));
 }
 inline Status tree_attention_part(const Context& context, const Plan& plan, const Attend& args, std::int32_t part,
                                   std::int32_t parts) noexcept {
@@ -267,8 +276,8 @@ std::vector<Verdict> explain(const ImplementationList<Problem, Call>& list, cons
 }
 
 inline std::vector<Verdict> explain(const Context& context, const Plan& plan) {
-  const AttentionProblem problem{plan.header.kind, plan.header.mode, MemorySpace::host};
-  std::vector<Verdict> verdicts = explain(context.tree_attention, problem);
+  const AttentionProblem problem{plan.header.kind, plan.header.mode, plan.header.space};
+  std::vector<Verdict> verdicts = explain(context.tree_attention, problem, plan.header.space);
   for (Verdict& v : verdicts) v.runs = v.name == plan.header.implementation;
   return verdicts;
 }
