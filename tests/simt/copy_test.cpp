@@ -58,6 +58,7 @@ PREFIXSHARE_GLOBAL void forget_commit(const unsigned char* in) {
 }
 
 PREFIXSHARE_GLOBAL void copy_from(const void* in, int offset, int bytes, bool from_shared) {
+  if (ptx::thread() != 0) return;
   const void* const source = from_shared ? ptx::shared_memory() : in;
   ptx::copy_async(ptx::shared_memory() + offset, source, bytes);
   ptx::copy_async_commit();

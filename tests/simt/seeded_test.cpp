@@ -114,12 +114,12 @@ TEST_CASE("seeded: threads in different sync_blocks", "[simt]") {
   for (const simt::Options& options : simt_modes()) {
     const std::string message = simt_error([&] { simt::launch(seeded::divergent_sync, {1, 128, 0}, options); });
     INFO(to_string(options) << "\n" << message);
-    CHECK(has(message, "threads wait in sync_block at "));
+    CHECK(has(message, "others wait in sync_block at "));
     CHECK(has(message, marked("divergent_sync first")));
     CHECK(has(message, marked("divergent_sync second")));
   }
   const std::string message = simt_error([] { simt::launch(seeded::divergent_sync, {1, 128, 0}, {}); });
-  CHECK(has(message, marked("divergent_sync second") + " by thread 96 of block 0: 96 threads wait in sync_block at "));
+  CHECK(has(message, marked("divergent_sync second") + " by thread 96 of block 0: 96 others wait in sync_block at "));
 }
 
 TEST_CASE("seeded: sync_block when threads have exited", "[simt]") {
@@ -143,7 +143,7 @@ TEST_CASE("seeded: half of a warp in a shuffle", "[simt]") {
 TEST_CASE("seeded: halves of a warp in different instructions", "[simt]") {
   std::vector<std::uint32_t> out(32);
   check_errors(
-      {"ballot at ", "the warp is divergent: ", marked("divergent_warp first"), marked("divergent_warp second")},
+      {"ballot at ", "others wait in ballot at ", marked("divergent_warp first"), marked("divergent_warp second")},
       [&](const simt::Options& o) {
         simt::launch(seeded::divergent_warp, {1, 32, 0}, o, out.data());
       });
