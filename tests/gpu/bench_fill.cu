@@ -12,8 +12,7 @@ namespace prefixshare::gpu {
 
 /// Element i is a function of the seed and i alone: uniform in +- sqrt(3).
 template <class T>
-PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(256, 1)
-    fill_with_numbers(T* data, std::int64_t count, std::uint64_t seed) {
+PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(256, 1) fill_with_numbers(T* data, std::int64_t count, std::uint64_t seed) {
   const std::int64_t step = std::int64_t{1} * ptx::blocks() * ptx::threads();
   for (std::int64_t i = std::int64_t{1} * ptx::block() * ptx::threads() + ptx::thread(); i < count; i += step) {
     std::uint64_t z = (seed << 40) + static_cast<std::uint64_t>(i) * 0x9e3779b97f4a7c15u;  // splitmix64

@@ -31,7 +31,9 @@ class BenchTensor {
     memory_ = Memory(target, count * size_of(dtype));
     view_.data = memory_.data();
   }
-  void fill(std::uint64_t seed) const { fill_random(view_.data, view_.dtype, memory_.bytes() / size_of(view_.dtype), seed); }
+  void fill(std::uint64_t seed) const {
+    fill_random(view_.data, view_.dtype, memory_.bytes() / size_of(view_.dtype), seed);
+  }
   const TensorView<Rank>& view() const noexcept { return view_; }
   std::int64_t bytes() const noexcept { return memory_.bytes(); }
   /// A copy on the host: a tensor of the testing component, without its guards' meaning.

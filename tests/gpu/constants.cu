@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage constants: what the device can do. Rates are the best of several bursts, each a ceiling; latencies are medians.
+// Constants of the device: what it can do. Rates are the best of several bursts, each a ceiling; latencies are medians.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,38 +10,17 @@
 #include <string>
 #include <vector>
 
+#include "gpu/burst.hpp"
+#include "gpu/constants.hpp"
 #include "gpu/constants_kernels.cuh"
 #include "gpu/device.hpp"
 #include "gpu/harness/clock.hpp"
 #include "gpu/launch.cuh"
-#include "gpu/stages.hpp"
 
 namespace prefixshare::gpu {
 namespace {
 
 constexpr std::int64_t kMebibyte = std::int64_t{1} << 20;
-
-/// Seconds of one of many launches in a row, again and again.
-Times burst_times(const std::function<void(cudaStream_t)>& once, bool quick) {
-  constexpr double kBurst = 4e-3;  // seconds: much longer than what the clock and the first launch take
-  const CudaStream stream;
-  Stopwatch watch;
-  once(stream);
-  stream.wait();
-  int count = 1;
-  std::vector<double> times;
-  for (int samples = quick ? 5 : 20; static_cast<int>(times.size()) < samples;) {
-    watch.start(stream);
-    for (int n = 0; n < count; ++n) once(stream);
-    const double seconds = watch.stop(stream);
-    if (seconds >= kBurst || count >= 1 << 14) {
-      times.push_back(seconds / count);
-    } else {
-      count *= 2;
-    }
-  }
-  return Times(times);
-}
 
 /// The rate of something of which a launch does `amount`.
 Result rate(const char* unit, double amount, const Times& times) {
@@ -71,8 +50,8 @@ Result copy_memory(bool quick) {
   return rate("B/s", 2.0 * static_cast<double>(bytes),
               burst_times(
                   [&](cudaStream_t s) {
-                    launch(copy_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Words4>(), to.as<ptx::Words4>(),
-                           words);
+                    launch(copy_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Words4>(),
+                           to.as<ptx::Words4>(), words);
                   },
                   quick));
 }
@@ -87,8 +66,8 @@ Result read_memory(std::int64_t working_set, int blocks, bool quick) {
   Result r = rate("B/s", 16.0 * static_cast<double>(threads) * loads,
                   burst_times(
                       [&](cudaStream_t s) {
-                        launch(read_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Float4>(), working_set / 16,
-                               loads, never.as<float>());
+                        launch(read_words, {blocks, kReadThreads, 0, false, s}, from.as<ptx::Float4>(),
+                               working_set / 16, loads, never.as<float>());
                       },
                       quick));
   r.figures.add("working_set", working_set).add("blocks", blocks);
@@ -144,11 +123,12 @@ Result products(int warps, bool quick) {
   const DeviceBuffer never = zeros(4);
   const int blocks = static_cast<int>(multiprocessors()) * warps / 4;
   const double flops = static_cast<double>(kProductFlops * kProductChains) * kRounds * blocks * 4;
-  return rate(
-      "FLOP/s", flops,
-      burst_times(
-          [&](cudaStream_t s) { launch(multiply_words<T>, {blocks, 128, 0, false, s}, kRounds, never.as<float>()); },
-          quick));
+  return rate("FLOP/s", flops,
+              burst_times(
+                  [&](cudaStream_t s) {
+                    launch(multiply_words<T>, {blocks, 128, 0, false, s}, kRounds, never.as<float>());
+                  },
+                  quick));
 }
 
 Result exponential_rate(bool quick) {
@@ -156,9 +136,11 @@ Result exponential_rate(bool quick) {
   const DeviceBuffer never = zeros(4);
   const int blocks = static_cast<int>(multiprocessors()) * 4;
   const double count = 1.0 * kRounds * kExponentialChains * blocks * 256;
-  return rate(
-      "1/s", count,
-      burst_times([&](cudaStream_t s) { launch(exponentials, {blocks, 256, 0, false, s}, kRounds, never.as<float>()); },
+  return rate("1/s", count,
+              burst_times(
+                  [&](cudaStream_t s) {
+                    launch(exponentials, {blocks, 256, 0, false, s}, kRounds, never.as<float>());
+                  },
                   quick));
 }
 
@@ -222,32 +204,31 @@ Result arrivals(bool shared_counter, bool all_blocks, bool quick) {
   constexpr int kRounds = 1 << 10;
   const int blocks = all_blocks ? static_cast<int>(multiprocessors()) : 1, apart = shared_counter ? 0 : 32;
   const DeviceBuffer counters = zeros(blocks * 32 * 4);
-  return latency(
-      burst_times(
-          [&](cudaStream_t s) { launch(arrive_often, {blocks, 32, 0, false, s}, counters.as<int>(), apart, kRounds); },
-          quick),
-      kRounds);
+  return latency(burst_times(
+                     [&](cudaStream_t s) {
+                       launch(arrive_often, {blocks, 32, 0, false, s}, counters.as<int>(), apart, kRounds);
+                     },
+                     quick),
+                 kRounds);
 }
 
 Result partial_states(bool quick) {
   constexpr int kRounds = 1 << 6;
   const int blocks = static_cast<int>(multiprocessors());
   const DeviceBuffer partials = zeros(std::int64_t{blocks} * kPartialFloats * 4), counters = zeros(blocks * 4);
-  return latency(burst_times(
-                     [&](cudaStream_t s) {
-                       launch(write_and_arrive, {blocks, 128, 0, false, s}, partials.as<float>(), counters.as<int>(),
-                              kRounds);
-                     },
-                     quick),
-                 kRounds);
+  return latency(
+      burst_times(
+          [&](cudaStream_t s) {
+            launch(write_and_arrive, {blocks, 128, 0, false, s}, partials.as<float>(), counters.as<int>(), kRounds);
+          },
+          quick),
+      kRounds);
 }
 
 }  // namespace
 
-Stage constants_stage(const StageOptions& options) {
-  const bool quick = options.quick;
-  Stage stage{"constants", {}, {"case", "rate", "unit", "us"}, nullptr};
-  std::vector<Case>& cases = stage.cases;
+void add_device_constants(bool quick, std::vector<Case>* to) {
+  std::vector<Case>& cases = *to;
   add_memory(quick, &cases);
   for (const int page : {1, 2, 4, 8, 16, 32, 64, 0}) {
     const std::string name = page == 0 ? "contiguous" : "page:" + std::to_string(page);
@@ -272,7 +253,6 @@ Stage constants_stage(const StageOptions& options) {
   cases.push_back({"arrive/every block, own counter", [=] { return arrivals(false, true, quick); }});
   cases.push_back({"arrive/every block, one counter", [=] { return arrivals(true, true, quick); }});
   cases.push_back({"arrive/after a partial state of 64 rows", [=] { return partial_states(quick); }});
-  return stage;
 }
 
 }  // namespace prefixshare::gpu

@@ -12,8 +12,8 @@ namespace prefixshare::gpu {
 
 struct LaunchSize {
   int blocks, threads;
-  int shared = 0;         ///< bytes of dynamic shared memory
-  bool overlap = false;   ///< may start before its predecessor in the stream has ended
+  int shared = 0;        ///< bytes of dynamic shared memory
+  bool overlap = false;  ///< may start before its predecessor in the stream has ended
   cudaStream_t stream = nullptr;
 };
 

@@ -26,6 +26,7 @@ struct Options {
 
 constexpr const char* kUsageText =
     "gpu_kit STAGE [--out FOLDER] [--resume] [--quick] [--filter TEXT] [--seconds N] [--commit NAME] [--list]\n"
+    "        [--workloads FILE]\n"
     "STAGE: conformance, small (cases for sanitizers), golden, constants, bench\n"
     "--on-host: conformance and small on cpu:portable, which checks the cases\n";
 
@@ -55,6 +56,8 @@ bool parse(int argc, char** argv, Options* o) {
       if (!take(&o->run.filter)) return false;
     } else if (name == "--commit") {
       if (!take(&o->commit)) return false;
+    } else if (name == "--workloads") {
+      if (!take(&o->cases.workloads)) return false;
     } else if (name == "--seconds") {
       if (!take(&seconds)) return false;
       o->run.seconds = std::strtod(seconds.c_str(), nullptr);
@@ -71,7 +74,9 @@ bool parse(int argc, char** argv, Options* o) {
 bool make_stage(const Options& o, Stage* stage) {
   const bool cases_of_calls = o.stage == "conformance" || o.stage == "small";
   if (cases_of_calls) *stage = conformance_stage(o.cases, o.stage == "small");
+  if (o.stage == "golden") *stage = golden_stage(o.cases);
   if (o.stage == "constants") *stage = constants_stage(o.cases);
+  if (o.stage == "bench") *stage = bench_stage(o.cases);
   return !stage->name.empty() && (cases_of_calls || !o.cases.on_host);
 }
 

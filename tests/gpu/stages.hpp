@@ -9,12 +9,15 @@
 namespace prefixshare::gpu {
 
 struct StageOptions {
-  std::string folder = ".";  ///< of this run: results of earlier stages, files that a stage writes
-  bool quick = false;        ///< fewer cases, shorter measurements
-  bool on_host = false;      ///< conformance of cpu:portable: a check of the kit itself
+  std::string folder = ".";                 ///< of this run: results of earlier stages, files that a stage writes
+  bool quick = false;                       ///< fewer cases, shorter measurements
+  std::string workloads = "workloads.txt";  ///< the file
+  bool on_host = false;                     ///< conformance of cpu:portable: a check of the kit itself
 };
 
 Stage conformance_stage(const StageOptions& options, bool small);
+Stage golden_stage(const StageOptions& options);
 Stage constants_stage(const StageOptions& options);
+Stage bench_stage(const StageOptions& options);
 
 }  // namespace prefixshare::gpu

@@ -58,9 +58,10 @@ inline BenchWorkload parse_workload(const std::string& line) {
     }
   }
   const bool attention = w.kind == "decode" || w.kind == "verify" || w.kind == "train";
-  const bool right = w.heads.Hq > 0 && w.heads.Hkv > 0 && w.heads.Hq % w.heads.Hkv == 0 &&
-                     (attention ? w.is_attention() && (w.kind == "verify") == (w.draft > 0)
-                                : (w.kind == "merge" && w.parts > 0 && w.rows > 0) || (w.kind == "shift" && w.tokens > 0));
+  const bool right =
+      w.heads.Hq > 0 && w.heads.Hkv > 0 && w.heads.Hq % w.heads.Hkv == 0 &&
+      (attention ? w.is_attention() && (w.kind == "verify") == (w.draft > 0)
+                 : (w.kind == "merge" && w.parts > 0 && w.rows > 0) || (w.kind == "shift" && w.tokens > 0));
   if (!right) throw std::runtime_error("no workload: " + line);
   return w;
 }

@@ -28,6 +28,11 @@ class Record {
     return add_json(key, "[" + json + "]");
   }
   Record& add(const std::string& key, const Record& inner) { return add_json(key, inner.json()); }
+  /// A field of another record, if it has it.
+  Record& copy(const std::string& key, const Record& from) {
+    const std::string* json = from.find(key);
+    return json == nullptr ? *this : add_json(key, *json);
+  }
   /// All fields of another record, behind these.
   Record& append(const Record& other) {
     for (const auto& [key, json] : other.fields_) add_json(key, json);
