@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of attention share: a context per implementation, runs in parts, pairwise matrices.
+// What the tests of attention share: a context per implementation, runs in parts.
 #pragma once
 
 #include <array>
@@ -15,6 +15,7 @@
 #include "prefixshare/testing/problem.hpp"
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/pairwise.hpp"
 
 namespace prefixshare::testing {
 
