@@ -13,6 +13,8 @@
 
 #include "gpu/bench_input.hpp"
 #include "gpu/conformance.hpp"
+#include "gpu/cuda_target.hpp"
+#include "gpu/device.hpp"
 #include "gpu/floors.hpp"
 #include "gpu/harness/clock.hpp"
 #include "gpu/harness/results.hpp"
@@ -164,13 +166,13 @@ struct AttentionRun {
     for (int n = 1; n < set_count(sets[0]->bytes()); ++n) {
       sets.push_back(std::make_unique<LayerInput>(target, forest, kind, training, static_cast<std::uint64_t>(n) + 1));
     }
-    target.wait();
+    target.machine->wait();
   }
 
   void run(int set, cudaStream_t stream) const {
     const LayerInput& input = *sets[static_cast<std::size_t>(set)];
-    throw_if_error(call->forward(input.attend(), stream));
-    if (training) throw_if_error(call->backward(input.attend_grad(), stream));
+    throw_if_error(call->forward(input.attend(), {stream}));
+    if (training) throw_if_error(call->backward(input.attend_grad(), {stream}));
   }
   Contender contender(const std::string& name) const {
     return {name, static_cast<int>(sets.size()), [this](int set, cudaStream_t s) { run(set, s); }};
@@ -178,7 +180,7 @@ struct AttentionRun {
   /// Runs the first set and checks some of its rows.
   testing::Comparison check(const Target& target) const {
     run(0, nullptr);
-    target.wait();
+    target.machine->wait();
     return check_rows(forest, kind, *sets[0]);
   }
   Work work() const {
@@ -217,7 +219,7 @@ void add_planning(const Target& target, AttentionRun* run, Record* r) {
                     }));
   r->add("upload_us", 1e6 * median_seconds([&] {
                         run->call->upload_again();
-                        target.wait();
+                        target.machine->wait();
                       }));
   r->add("image_bytes", run->call->device_plan().image_bytes);
 }
@@ -336,7 +338,7 @@ Result merge(const Target& target, const BenchWorkload& w, const Ceilings& ceili
     throw_if_error(merge_states(target.context, sets[static_cast<std::size_t>(set)]->args(stream)));
   };
   call(0, nullptr);
-  target.wait();
+  target.machine->wait();
   Result result = judged(check_merge(*sets[0]), "");
   if (result.outcome != Outcome::passed) return result;
   add_copy_times({"merge", static_cast<int>(sets.size()), call}, static_cast<double>(sets[0]->bytes()), ceilings, quick,
@@ -376,7 +378,7 @@ Result shift(const Target& target, const BenchWorkload& w, const Ceilings& ceili
     throw_if_error(rope_shift(target.context, a));
   };
   call(0, nullptr);
-  target.wait();
+  target.machine->wait();
   const std::vector<double> x = testing::to_doubles(sets[0]->x.fetch().view());
   testing::Expected want;
   want.width = w.heads.D;
@@ -431,8 +433,7 @@ Stage bench_stage(const StageOptions& options) {
   const bool quick = options.quick;
   for (const BenchWorkload& w : read_workloads(options.workloads)) {
     const auto add = [&](const std::string& layout, const auto& run) {
-      stage.cases.push_back(
-          {w.name + layout, [=] { return run(target_of(&Target::device), ceilings()); }, kSecondsEach});
+      stage.cases.push_back({w.name + layout, [=] { return run(target_of(&cuda_target), ceilings()); }, kSecondsEach});
     };
     if (w.kind == "merge") {
       add("/merge_states", [=](const Target& t, const Ceilings& c) { return merge(t, w, c, quick); });

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage conformance: every kernel and instantiation, on shapes and options that meet in pairs, against the oracle.
+// Conformance: every kernel and instantiation, on shapes and options that meet in pairs, against the oracle.
 #include "gpu/conformance.hpp"
 
-#include "gpu/stages.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
 
 namespace prefixshare::gpu {
@@ -52,6 +51,11 @@ struct Setup {
 
 }  // namespace
 
+Result judged_forward(const Forest& forest, testing::Problem* p, const std::string& implementation) {
+  const Attend args = p->attend();
+  return judged(testing::check_forward(testing::answer_forward(forest, p->options.kind, args), args), implementation);
+}
+
 Result forward_result(const Target& target, const AttentionCase& c) {
   constexpr int kRepeats = 3;
   Setup s(target, c);
@@ -96,17 +100,11 @@ Result backward_result(const Target& target, const AttentionCase& c) {
   return result;
 }
 
-Stage conformance_stage(const StageOptions& options, bool small) {
-  CaseOptions o;
-  o.target = options.on_host ? &Target::host : &Target::device;
-  o.seeds = options.quick || small ? 1 : 3;
-  o.small = small;
-  Stage stage{small ? "small" : "conformance", {}, {}, nullptr};
-  add_forward_cases(o, &stage.cases);
-  add_row_cases(o, &stage.cases);
-  add_backward_cases(o, &stage.cases);
-  add_order_cases(o, &stage.cases);
-  return stage;
+void add_conformance_cases(const CaseOptions& options, std::vector<Case>* cases) {
+  add_forward_cases(options, cases);
+  add_row_cases(options, cases);
+  add_backward_cases(options, cases);
+  add_order_cases(options, cases);
 }
 
 }  // namespace prefixshare::gpu

@@ -17,14 +17,6 @@
 
 namespace prefixshare::gpu {
 
-using MakeTarget = Target (*)();
-
-/// The target of this process, made when a case first asks: a child process then has a device of its own.
-inline const Target& target_of(MakeTarget make) {
-  static const Target target = make();
-  return target;
-}
-
 /// An attention problem and how to plan it.
 struct AttentionCase {
   testing::Topology topology;
@@ -56,6 +48,8 @@ inline std::vector<unsigned char> output_bytes(testing::Problem* p) {
   return bytes;
 }
 
+/// The outputs of a forward against the oracle.
+Result judged_forward(const Forest& forest, testing::Problem* p, const std::string& implementation);
 /// The forward into poisoned outputs, and again: right, nothing else written, the same bits.
 Result forward_result(const Target& target, const AttentionCase& c);
 /// Forward and backward in the same way. The gradients start from the o and lse that the forward left there.
@@ -63,7 +57,7 @@ Result backward_result(const Target& target, const AttentionCase& c);
 
 // One per file <name>_cases.cpp. `seeds` of every random case; `small`: only cases that a sanitizer gets through.
 struct CaseOptions {
-  MakeTarget target = &Target::device;
+  MakeTarget target = &host_target;
   int seeds = 3;
   bool small = false;
 };
@@ -71,5 +65,6 @@ void add_forward_cases(const CaseOptions& options, std::vector<Case>* cases);
 void add_backward_cases(const CaseOptions& options, std::vector<Case>* cases);
 void add_row_cases(const CaseOptions& options, std::vector<Case>* cases);
 void add_order_cases(const CaseOptions& options, std::vector<Case>* cases);
+void add_conformance_cases(const CaseOptions& options, std::vector<Case>* cases);  // all of them
 
 }  // namespace prefixshare::gpu

@@ -12,6 +12,7 @@
 #include "gpu/bench_input.hpp"
 #include "gpu/burst.hpp"
 #include "gpu/constants.hpp"
+#include "gpu/cuda_target.hpp"
 #include "gpu/harness/results.hpp"
 #include "gpu/machine_name.hpp"
 #include "gpu/stages.hpp"
@@ -68,7 +69,7 @@ class DeviceCostFitter {
     const Forest forest = place(t, 16);
     const PlannedCall call(target_, forest, kind_, options);
     const LayerInput input(target_, forest, kind_, false, 1);
-    const Times times = burst_times([&](cudaStream_t s) { throw_if_error(call.forward(input.attend(), s)); }, quick_);
+    const Times times = burst_times([&](cudaStream_t s) { throw_if_error(call.forward(input.attend(), {s})); }, quick_);
     const double blocks = target_.blocks, state_element = 2.0 * static_cast<double>(size_of(kind_.acc_dtype()));
     return {1e9 * times.median(), static_cast<double>(call.plan.items.size()) / blocks,
             static_cast<double>(count(call.plan).partial_bytes) / state_element / blocks};
@@ -109,7 +110,7 @@ class DeviceCostFitter {
 };
 
 Result fit(const std::string& implementation, DType type, bool quick) {
-  Target target = Target::device();
+  Target target = cuda_target();
   throw_if_error(target.context.tree_attention.force(implementation.c_str()));
   LayerKind kind;
   kind.Hq = 32, kind.Hkv = 8;

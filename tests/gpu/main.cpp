@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "gpu/conformance.hpp"
+#include "gpu/cuda_target.hpp"
 #include "gpu/device.hpp"
 #include "gpu/harness/run_stage.hpp"
 #include "gpu/stages.hpp"
@@ -69,6 +71,16 @@ bool parse(int argc, char** argv, Options* o) {
   }
   o->cases.folder = o->run.folder;
   return !o->stage.empty();
+}
+
+Stage conformance_stage(const StageOptions& options, bool small) {
+  CaseOptions o;
+  o.target = options.on_host ? &host_target : &cuda_target;
+  o.seeds = options.quick || small ? 1 : 3;
+  o.small = small;
+  Stage stage{small ? "small" : "conformance", {}, {}, nullptr};
+  add_conformance_cases(o, &stage.cases);
+  return stage;
 }
 
 bool make_stage(const Options& o, Stage* stage) {

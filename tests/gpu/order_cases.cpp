@@ -35,40 +35,6 @@ AttentionCase ragged(bool small, bool training = false) {
 
 // ---- Other work on the device
 
-/// Fills the device with copies of its own until the case is done, so that blocks of a call run in another order.
-class Noise {
- public:
-  explicit Noise(const Target& target) : target_(target), memory_(target, std::int64_t{256} << 20) {}
-  void more(int rounds) {
-    if (target_.space != MemorySpace::device) return;
-    const std::size_t half = static_cast<std::size_t>(memory_.bytes() / 2);
-    char* data = static_cast<char*>(memory_.data());
-    for (int n = 0; n < rounds; ++n) {
-      check(cudaMemcpyAsync(data, data + half, half, cudaMemcpyDeviceToDevice, *stream_), "cudaMemcpyAsync");
-    }
-  }
-  void make_stream() {
-    if (target_.space == MemorySpace::device) stream_ = std::make_unique<CudaStream>();
-  }
-
- private:
-  const Target& target_;
-  Memory memory_;
-  std::unique_ptr<CudaStream> stream_;
-};
-
-/// Streams of every priority; on the host none.
-std::vector<std::unique_ptr<CudaStream>> all_priorities(const Target& target) {
-  std::vector<std::unique_ptr<CudaStream>> streams;
-  if (target.space != MemorySpace::device) return streams;
-  int least = 0, greatest = 0;
-  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
-  for (int priority = greatest; priority <= least; ++priority) {
-    streams.push_back(std::make_unique<CudaStream>(priority));
-  }
-  return streams;
-}
-
 /// Runs a call on the default stream alone, then on streams of every priority beside other work: always the same bits.
 Result same_bits(const Target& target, const AttentionCase& c, int repeats) {
   Problem p;
@@ -76,16 +42,14 @@ Result same_bits(const Target& target, const AttentionCase& c, int repeats) {
   p.poison_outputs();
   ProblemThere there(target, &p);
   const PlannedCall call(target, p.forest, c.options.kind, c.plan);
-  Noise noise(target);
-  noise.make_stream();
-  const std::vector<std::unique_ptr<CudaStream>> streams = all_priorities(target);
+  const std::vector<Stream> streams = target.machine->streams();
   std::vector<unsigned char> bits;
   for (int n = 0; n < repeats; ++n) {
-    cudaStream_t stream = nullptr;
-    if (n > 0 && !streams.empty()) stream = *streams[static_cast<std::size_t>(n) % streams.size()];
+    Stream stream;
+    if (n > 0 && !streams.empty()) stream = streams[static_cast<std::size_t>(n) % streams.size()];
     p.poison_outputs();
     there.send_outputs();
-    if (n > 0) noise.more(n % 5);
+    if (n > 0) target.machine->disturb(n % 5);
     if (Status s = call.forward(there.attend(), stream); !s.ok()) return failed(s);
     if (c.options.backward) {
       if (Status s = call.backward(there.attend_grad(), stream); !s.ok()) return failed(s);
@@ -162,12 +126,9 @@ Result lengths_change(const Target& target, bool small) {
   Attend args = there.attend();
   args.actual_lengths = lengths.span();
   Random random(11);
-  std::unique_ptr<CudaStream> stream;
-  std::unique_ptr<Graph> graph;
-  if (target.space == MemorySpace::device) {
-    stream = std::make_unique<CudaStream>();
-    graph = std::make_unique<Graph>(*stream, [&](cudaStream_t s) { throw_if_error(call.forward(args, s)); });
-  }
+  const auto run = [&](Stream stream) { throw_if_error(call.forward(args, stream)); };
+  std::function<void()> replay = target.machine->record(run);
+  if (!replay) replay = [&] { run({}); };
   for (int n = 0; n < 4; ++n) {
     for (const Node& node : p.forest.nodes) {
       if (node.length_slot < 0) continue;
@@ -176,12 +137,9 @@ Result lengths_change(const Target& target, bool small) {
     lengths.write(p.actual_lengths);
     p.poison_outputs();
     there.send_outputs();
-    target.wait();
-    if (graph) graph->launch(*stream);
-    if (!graph) throw_if_error(call.forward(args));
+    replay();
     there.fetch_outputs();
-    const testing::Answer answer = testing::answer_forward(p.forest, c.options.kind, p.attend());
-    const Result r = judged(testing::check_forward(answer, p.attend()), call.plan.header.implementation);
+    const Result r = judged_forward(p.forest, &p, call.plan.header.implementation);
     if (r.outcome != Outcome::passed) return r;
   }
   return {};
@@ -191,17 +149,17 @@ Result lengths_change(const Target& target, bool small) {
 
 /// A captured call runs whatever plan was uploaded last: of the same pools and rows, with other paths.
 Result graph_takes_new_plans(const Target& target, bool small) {
-  if (target.space != MemorySpace::device) return Result::skip("the host has no graphs");
   AttentionCase c = ragged(small);
   Problem p;
   throw_if_error(make_problem(c.topology, c.options, &p));
   p.poison_outputs();
   ProblemThere there(target, &p);
   PlannedCall call(target, p.forest, c.options.kind, c.plan);
-  const CudaStream stream;
   Attend args = there.attend();
   args.fingerprint = 0;
-  const Graph graph(stream, [&](cudaStream_t s) { throw_if_error(call.forward(args, s)); });
+  const auto run = [&](Stream stream) { throw_if_error(call.forward(args, stream)); };
+  const std::function<void()> replay = target.machine->record(run);
+  if (!replay) return Result::skip("nothing is recorded here");
   for (int turn = 0; turn < 3; ++turn) {
     // Other sequences at other nodes, the same number of rows.
     std::vector<Sequence> sequences = p.forest.sequences;
@@ -215,12 +173,9 @@ Result graph_takes_new_plans(const Target& target, bool small) {
     call.replan(forest, c.plan);
     p.poison_outputs();
     there.send_outputs();
-    target.wait();
-    graph.launch(stream);
+    replay();
     there.fetch_outputs();
-    Attend host = p.attend();
-    const testing::Answer answer = testing::answer_forward(forest, c.options.kind, host);
-    const Result r = judged(testing::check_forward(answer, host), call.plan.header.implementation);
+    const Result r = judged_forward(forest, &p, call.plan.header.implementation);
     if (r.outcome != Outcome::passed) return Result::failure("turn " + std::to_string(turn) + ": " + r.text);
   }
   return {};

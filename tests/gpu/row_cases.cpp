@@ -20,7 +20,7 @@ constexpr DType kTypes[] = {DType::bf16, DType::f16, DType::f32};
 
 /// The host's implementations, for f64.
 const Context& portable() {
-  static const Target target = Target::host();
+  static const Target target = host_target();
   return target.context;
 }
 
@@ -113,7 +113,7 @@ Result merge_result(const Target& target, const MergeCase& c, std::uint64_t seed
   const StateThere out_there(target, &out);
   const State result = c.in_place ? states[0] : out_there.state();
   if (Status s = merge_states(target.context, {states, result}); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   const HostState& written = c.in_place ? parts[0] : out;
   c.in_place ? there[0].fetch() : out_there.fetch();
   Result r;
@@ -150,7 +150,7 @@ Result merge_gradient_result(const Target& target, const MergeCase& c, std::uint
   const StateThere out_there(target, &out), dout_there(target, &dout);
   const MergeStatesGrad args{states, out_there.state(), dout_there.o.view(), dout_there.lse.view(), grad_states};
   if (Status s = merge_states_backward(target.context, args); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   Result r;
   for (std::size_t p = 0; p < grads.size(); ++p) {
     grads_there[p].fetch();
@@ -241,7 +241,7 @@ Result rope_result(const Target& target, const RopeCase& c, Status (*op)(const C
   const TensorView<3> result = c.in_place ? x_there.view() : out_there.view();
   const Args args = rope_args<Args>(x_there.view(), result, list_there.span(), target.space, turns.get());
   if (Status s = op(target.context, args); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   c.in_place ? x_there.fetch() : out_there.fetch();
   const Tensor<3>& written = c.in_place ? x : out;
   Result r;
@@ -324,7 +324,7 @@ Result append_result(const Target& target, DType type, DType cache, bool rotate,
   args.slots = slots_there.span(), args.positions = positions_there.span();
   args.lists_space = target.space;
   if (Status s = kv_append(target.context, args); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   k_pool_there.fetch(), v_pool_there.fetch();
   Result r;  // slots that no token names are NaN in both
   include("k", compare_with(k_pool, want_k, testing::rope_tolerance(DType::f32, rotate ? kMost : 0)),
@@ -371,7 +371,7 @@ Result rebase_result(const Target& target, DType type, RopePairing pairing, std:
   args.from_pages = from_there.span(), args.to_pages = to_there.span(), args.deltas = deltas_there.span();
   args.lists_space = target.space;
   if (Status s = rope_rebase(target.context, args); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   Result r;
   for (std::size_t l = 0; l < k.size(); ++l) {
     k_there[l].fetch(), v_there[l].fetch();
@@ -433,7 +433,7 @@ Result draft_result(const Target& target, std::int32_t words_per_row, std::uint6
   args.depth = depth_there.span(), args.words = bits_there.span(), args.faults = faults_there.span();
   args.space = target.space;
   if (Status s = draft_tree_from_parents(target.context, args); !s.ok()) return failed(s);
-  target.wait();
+  target.machine->wait();
   if (depth_there.read() != depth) return Result::failure("depths");
   if (bits_there.read() != bits) return Result::failure("bits");
   if (faults_there.read() != faults) return Result::failure("faults");

@@ -15,7 +15,6 @@ struct StageOptions {
   bool on_host = false;                     ///< conformance of cpu:portable: a check of the kit itself
 };
 
-Stage conformance_stage(const StageOptions& options, bool small);
 Stage golden_stage(const StageOptions& options);
 Stage constants_stage(const StageOptions& options);
 Stage bench_stage(const StageOptions& options);

@@ -1,83 +1,115 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where cases run: the CUDA device, or for a check of the kit itself the host with cpu:portable. Memory, plans and
-// problems there.
+// Where cases run: a machine with memory and streams, and a context for it. Memory, plans and problems there. Needs no
+// CUDA: the device itself is cuda_target.hpp.
 #pragma once
-
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
 #include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "gpu/device.hpp"
 #include "prefixshare/context.hpp"
 #include "prefixshare/testing/problem.hpp"
 
 namespace prefixshare::gpu {
 
-struct Target {
-  MemorySpace space = MemorySpace::device;
-  Context context;
-  std::int32_t blocks = 1;  ///< to plan for
-
-  static Target device() {
-    Target t;
-    throw_if_error(create_context(&t.context));
-    throw_if_error(device_blocks(t.context, &t.blocks));
-    return t;
+/// Memory and the order of work. As it is, that of the host, where everything happens at once.
+class Machine {
+ public:
+  virtual ~Machine() = default;
+  virtual void* allocate(std::int64_t bytes) const {
+    void* memory = std::aligned_alloc(256, static_cast<std::size_t>((bytes + 255) / 256 * 256));
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
   }
-  static Target host() {
-    Target t;
-    t.space = MemorySpace::host;
-    throw_if_error(create_context(&t.context));
-    throw_if_error(force_implementation(&t.context, "cpu:portable"));
-    return t;
+  virtual void release(void* memory) const noexcept { std::free(memory); }
+  /// All work is done before the next of these returns.
+  virtual void write(void* to, const void* from, std::int64_t bytes) const {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
-  void wait() const {
-    if (space == MemorySpace::device) check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  virtual void read(void* to, const void* from, std::int64_t bytes) const {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
+  virtual void wait() const {}
+  /// Streams of every priority, beside the default one.
+  virtual std::vector<Stream> streams() const { return {}; }
+  /// Gives the machine other work, which goes on meanwhile.
+  virtual void disturb(int) const {}
+  /// What `work` puts into a stream, to be run again and again. Null where the machine cannot record it.
+  virtual std::function<void()> record(const std::function<void(Stream)>&) const { return nullptr; }
 };
 
-/// Memory of a target, full of bytes 0xff, aligned to 256 bytes.
+struct Target {
+  std::shared_ptr<const Machine> machine = std::make_shared<Machine>();
+  MemorySpace space = MemorySpace::host;
+  Context context;
+  std::int32_t blocks = 1;  ///< to plan for
+};
+
+/// The host with cpu:portable: cases on it check the cases.
+inline Target host_target() {
+  Target t;
+  throw_if_error(create_context(&t.context));
+  throw_if_error(force_implementation(&t.context, "cpu:portable"));
+  return t;
+}
+
+using MakeTarget = Target (*)();
+
+/// The target of this process, made when a case first asks: a child process then has a device of its own.
+inline const Target& target_of(MakeTarget make) {
+  static std::map<MakeTarget, Target> made;
+  const auto known = made.find(make);
+  return known != made.end() ? known->second : made.emplace(make, make()).first->second;
+}
+
+/// Memory of a target, full of bytes 0xff, which are NaN in every storage type. Aligned to 256 bytes.
 class Memory {
  public:
   Memory() = default;
-  Memory(const Target& target, std::int64_t bytes) : bytes_(bytes) {
-    if (target.space == MemorySpace::device) {
-      device_ = DeviceBuffer(bytes);
-      data_ = device_.as<void>();
-    } else {
-      const std::int64_t whole = (std::max<std::int64_t>(bytes, 1) + 255) / 256 * 256;
-      host_.reset(std::aligned_alloc(256, static_cast<std::size_t>(whole)));
-      if (!host_) throw std::bad_alloc();
-      std::memset(host_.get(), 0xff, static_cast<std::size_t>(whole));
-      data_ = host_.get();
+  Memory(const Target& target, std::int64_t bytes)
+      : machine_(target.machine), data_(machine_->allocate(std::max<std::int64_t>(bytes, 1))), bytes_(bytes) {
+    const std::vector<unsigned char> poison(static_cast<std::size_t>(std::min<std::int64_t>(bytes, kPiece)), 0xff);
+    for (std::int64_t at = 0; at < bytes; at += kPiece) {
+      machine_->write(static_cast<char*>(data_) + at, poison.data(), std::min<std::int64_t>(kPiece, bytes - at));
     }
   }
+  ~Memory() {
+    if (data_ != nullptr) machine_->release(data_);
+  }
+  Memory(Memory&& other) noexcept { swap(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
 
   std::int64_t bytes() const noexcept { return bytes_; }
   void* data() const noexcept { return data_; }
   void write(const void* from) {
-    if (host_) std::memcpy(data_, from, static_cast<std::size_t>(bytes_));
-    if (!host_ && bytes_ > 0) device_.write(from, bytes_);
+    if (bytes_ > 0) machine_->write(data_, from, bytes_);
   }
   void read(void* to) const {
-    if (host_) std::memcpy(to, data_, static_cast<std::size_t>(bytes_));
-    if (!host_ && bytes_ > 0) device_.read(to, bytes_);
+    if (bytes_ > 0) machine_->read(to, data_, bytes_);
   }
 
  private:
-  struct Free {
-    void operator()(void* memory) const noexcept { std::free(memory); }
-  };
-  std::unique_ptr<void, Free> host_;
-  DeviceBuffer device_;
+  static constexpr std::int64_t kPiece = std::int64_t{64} << 20;
+
+  void swap(Memory& other) noexcept {
+    std::swap(machine_, other.machine_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  std::shared_ptr<const Machine> machine_;
   void* data_ = nullptr;
   std::int64_t bytes_ = 0;
 };
@@ -189,7 +221,7 @@ class ProblemThere {
   }
   /// Outputs back into the problem, when all work is done.
   void fetch_outputs() {
-    target_.wait();
+    target_.machine->wait();
     o_.fetch(), lse_.fetch(), dq_.fetch();
     for (const PoolThere& pool : pools_) pool.dk.fetch(), pool.dv.fetch();
     if (!problem_->dsinks.empty()) problem_->dsinks = dsinks_.read();
@@ -249,14 +281,12 @@ class PlannedCall {
       device_plan_.staging = staging_.data();
       upload_again();
     }
-    target.wait();
+    target.machine->wait();
   }
   PlannedCall(const PlannedCall&) = delete;
   PlannedCall& operator=(const PlannedCall&) = delete;
 
-  void upload_again(cudaStream_t stream = nullptr) {
-    throw_if_error(upload(target_.context, plan, &device_plan_, Stream{stream}));
-  }
+  void upload_again(Stream stream = {}) { throw_if_error(upload(target_.context, plan, &device_plan_, stream)); }
   /// Another plan of the same kind into the same memory.
   template <class Input>
   void replan(const Input& input, PlanOptions options) {
@@ -267,16 +297,16 @@ class PlannedCall {
   const DevicePlan& device_plan() const noexcept { return device_plan_; }
 
   /// Completes the arguments of a call of this plan, on a stream.
-  void complete(Attend* args, cudaStream_t stream = nullptr) const {
+  void complete(Attend* args, Stream stream = {}) const {
     args->workspace = workspace_;
     args->device_plan = &device_plan_;
-    args->stream.handle = stream;
+    args->stream = stream;
   }
-  Status forward(Attend args, cudaStream_t stream = nullptr) const {
+  Status forward(Attend args, Stream stream = {}) const {
     complete(&args, stream);
     return tree_attention(target_.context, plan, args);
   }
-  Status backward(AttendGrad args, cudaStream_t stream = nullptr) const {
+  Status backward(AttendGrad args, Stream stream = {}) const {
     complete(&args.fwd, stream);
     args.workspace = workspace_;
     return tree_attention_backward(target_.context, plan, args);

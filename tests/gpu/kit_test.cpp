@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cases of conformance must find fault: implementations of the host that are wrong in one way each, and the cases
-// that have to see it. Needs no device. Last line: N passed, N failed.
-#include <cmath>
-#include <cstdio>
+// The cases of the GPU kit without a GPU: they pass on the host, and find fault with implementations that are wrong in
+// one way each.
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "gpu/conformance.hpp"
-#include "gpu/harness/children.hpp"
 #include "prefixshare/portable/kv_append.hpp"
 #include "prefixshare/portable/merge_states.hpp"
 #include "prefixshare/portable/rope.hpp"
 #include "prefixshare/portable/tree_attention.hpp"
 #include "prefixshare/portable/tree_attention_backward.hpp"
+#include "support/catch.hpp"
 
-namespace prefixshare::gpu {
 namespace {
+
+using namespace prefixshare;
+using namespace prefixshare::gpu;
 
 /// The part of an operator that is right, and what spoils its call afterwards.
 template <auto Part, auto Spoil, class Call>
@@ -28,7 +28,7 @@ Status spoiled(const Call& call, std::int32_t part, std::int32_t parts) noexcept
 
 template <auto Part, auto Spoil, class Problem, class Call>
 Target target_with(ImplementationList<Problem, Call> Context::*list) {
-  Target t = Target::host();
+  Target t = host_target();
   Implementation<Problem, Call> entry;
   entry.name = "test:wrong";
   entry.part = &spoiled<Part, Spoil, Call>;
@@ -41,7 +41,7 @@ Target target_with(ImplementationList<Problem, Call> Context::*list) {
 template <int Rank>
 void scale_element(const TensorView<Rank>& x, double factor) {
   if (x.data == nullptr || testing::count_of(x) == 0) return;
-  detail::with_storage(x.dtype, [&](auto tag) {
+  prefixshare::detail::with_storage(x.dtype, [&](auto tag) {
     auto* element = static_cast<decltype(tag)*>(x.data);
     *element = store_as<decltype(tag)>(load_as<double>(*element) * factor + (factor - 1));
   });
@@ -153,46 +153,36 @@ const Fault kFaults[] = {
      [] { return target_with<&portable::kv_append_part, &unnamed_slot>(&Context::kv_append); }},
 };
 
-/// The cases of a group on a target: passes if one of them fails, and not by giving up.
-Result is_found(const Fault& fault) {
+std::vector<Case> small_cases(MakeTarget target) {
   CaseOptions options;
-  options.target = fault.target;
+  options.target = target;
   options.seeds = 1;
   options.small = true;
   std::vector<Case> cases;
-  add_forward_cases(options, &cases);
-  add_row_cases(options, &cases);
-  add_backward_cases(options, &cases);
-  add_order_cases(options, &cases);
-  for (const Case& c : cases) {
-    if (c.group() != fault.group) continue;
-    const Result r = c.run();
-    if (r.outcome == Outcome::failed) return {Outcome::passed, c.name + ": " + r.text, {}};
-  }
-  return Result::failure("nobody found it");
-}
-
-int run() {
-  std::vector<Case> checks;
-  for (const Fault& f : kFaults) checks.push_back({std::string(f.name) + "/", [&f] { return is_found(f); }, 120});
-  int passed = 0, failed = 0;
-  std::vector<std::size_t> todo;
-  for (std::size_t i = 0; i < checks.size(); ++i) todo.push_back(i);
-  // A child process each, so that each has a target of its own.
-  Children children(
-      checks,
-      [&](std::size_t i, Outcome outcome, const Record& line) {
-        ++(outcome == Outcome::passed ? passed : failed);
-        const std::string text = line.text("text");
-        std::printf("%-36s %s\n", kFaults[i].name, text.substr(0, text.find('\n')).c_str());
-      },
-      Clock::now() + std::chrono::minutes(5));
-  children.run(todo);
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed == 0 ? 0 : 1;
+  add_conformance_cases(options, &cases);
+  return cases;
 }
 
 }  // namespace
-}  // namespace prefixshare::gpu
 
-int main() { return prefixshare::gpu::run(); }
+TEST_CASE("gpu kit: its cases pass on cpu:portable", "[gpu]") {
+  for (const Case& c : small_cases(&host_target)) {
+    const Result r = c.run();
+    INFO(c.name << ": " << r.text);
+    CHECK((r.outcome == Outcome::passed || r.text == "nothing is recorded here"));
+  }
+}
+
+TEST_CASE("gpu kit: its cases find an implementation that is wrong in one way", "[gpu]") {
+  for (const Fault& fault : kFaults) {
+    std::string found;
+    for (const Case& c : small_cases(fault.target)) {
+      if (c.group() != fault.group) continue;
+      const Result r = c.run();
+      if (r.outcome == Outcome::failed) found = c.name + ": " + r.text;
+      if (!found.empty()) break;
+    }
+    INFO(fault.name);
+    CHECK(found != "");
+  }
+}
