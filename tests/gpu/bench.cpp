@@ -13,13 +13,12 @@
 
 #include "gpu/bench_input.hpp"
 #include "gpu/conformance.hpp"
-#include "gpu/cuda_target.hpp"
-#include "gpu/device.hpp"
 #include "gpu/floors.hpp"
 #include "gpu/harness/clock.hpp"
 #include "gpu/harness/results.hpp"
 #include "gpu/machine_name.hpp"
 #include "gpu/stages.hpp"
+#include "gpu/times.hpp"
 #include "prefixshare/testing/sampled_rows.hpp"
 
 namespace prefixshare::gpu {
@@ -32,31 +31,24 @@ constexpr int kMostSets = 64;
 
 /// A way to do the workload: `call(set, stream)` puts one call on one input set into a stream.
 struct Contender {
-  std::string name;
   int sets = 1;
-  std::function<void(int set, cudaStream_t stream)> call;
+  std::function<void(int set, Stream stream)> call;
 };
 
-/// Seconds per call of each contender: a graph of a call on every set in turn, replayed round-robin.
-std::vector<Times> graph_times(const std::vector<Contender>& contenders, int replays) {
-  const CudaStream stream;
-  std::vector<std::unique_ptr<Graph>> graphs;
+/// Seconds per call of each contender: calls on every set in turn, as one graph, replayed round-robin.
+std::vector<Times> graph_times(const Machine& machine, const std::vector<Contender>& contenders, int replays) {
+  std::vector<std::function<double()>> run;
   for (const Contender& c : contenders) {
-    c.call(0, stream);  // what is first asked for is made outside the graph
-    stream.wait();
-    graphs.push_back(std::make_unique<Graph>(stream, [&](cudaStream_t s) {
-      for (int set = 0; set < c.sets; ++set) c.call(set, s);
+    c.call(0, {});  // what is first asked for is made outside the graph
+    machine.wait();
+    run.push_back(machine.timed([&c](Stream stream) {
+      for (int set = 0; set < c.sets; ++set) c.call(set, stream);
     }));
-    graphs.back()->launch(stream);
+    run.back()();
   }
-  Stopwatch watch;
   std::vector<std::vector<double>> times(contenders.size());
   for (int n = 0; n < replays; ++n) {
-    for (std::size_t i = 0; i < contenders.size(); ++i) {
-      watch.start(stream);
-      graphs[i]->launch(stream);
-      times[i].push_back(watch.stop(stream) / contenders[i].sets);
-    }
+    for (std::size_t i = 0; i < contenders.size(); ++i) times[i].push_back(run[i]() / contenders[i].sets);
   }
   std::vector<Times> result;
   for (std::vector<double>& t : times) result.emplace_back(std::move(t));
@@ -64,13 +56,12 @@ std::vector<Times> graph_times(const std::vector<Contender>& contenders, int rep
 }
 
 /// From the call to the end of its work, one at a time, as the host sees it.
-Times eager_times(const Contender& c, int repeats) {
-  const CudaStream stream;
+Times eager_times(const Machine& machine, const Contender& c, int repeats) {
   std::vector<double> times;
   for (int n = 0; n < repeats; ++n) {
     const Clock::time_point begin = Clock::now();
-    c.call(n % c.sets, stream);
-    stream.wait();
+    c.call(n % c.sets, {});
+    machine.wait();
     times.push_back(seconds_since(begin));
   }
   return Times(times);
@@ -86,8 +77,8 @@ double median_seconds(const std::function<void()>& work, int repeats = 5) {
   return Times(times).median();
 }
 
-int set_count(std::int64_t bytes) {
-  const std::int64_t sets = 4 * l2_bytes() / std::max<std::int64_t>(bytes, 1) + 2;
+int set_count(const Machine& machine, std::int64_t bytes) {
+  const std::int64_t sets = 4 * machine.cache_bytes() / std::max<std::int64_t>(bytes, 1) + 2;
   return static_cast<int>(std::min<std::int64_t>(sets, kMostSets));
 }
 
@@ -96,12 +87,6 @@ void add_times(const Times& times, const std::string& prefix, Record* r) {
   r->add(prefix + "minimum_us", 1e6 * times.minimum());
   r->add(prefix + "p90_us", 1e6 * times.p90());
 }
-void add_clocks(const char* when, Record* r) {
-  const Clocks c = Clocks::now();
-  r->add(std::string("sm_mhz_") + when, c.sm_mhz).add(std::string("memory_mhz_") + when, c.memory_mhz);
-  r->add(std::string("watts_") + when, c.milliwatts / 1000.0);
-}
-
 // ---- Checks
 
 /// o and lse of a few rows against the oracle.
@@ -163,23 +148,23 @@ struct AttentionRun {
     options.backward = backward;
     call = std::make_unique<PlannedCall>(target, forest, kind, options);
     sets.push_back(std::make_unique<LayerInput>(target, forest, kind, training, 1));
-    for (int n = 1; n < set_count(sets[0]->bytes()); ++n) {
+    for (int n = 1; n < set_count(*target.machine, sets[0]->bytes()); ++n) {
       sets.push_back(std::make_unique<LayerInput>(target, forest, kind, training, static_cast<std::uint64_t>(n) + 1));
     }
     target.machine->wait();
   }
 
-  void run(int set, cudaStream_t stream) const {
+  void run(int set, Stream stream) const {
     const LayerInput& input = *sets[static_cast<std::size_t>(set)];
-    throw_if_error(call->forward(input.attend(), {stream}));
-    if (training) throw_if_error(call->backward(input.attend_grad(), {stream}));
+    throw_if_error(call->forward(input.attend(), stream));
+    if (training) throw_if_error(call->backward(input.attend_grad(), stream));
   }
-  Contender contender(const std::string& name) const {
-    return {name, static_cast<int>(sets.size()), [this](int set, cudaStream_t s) { run(set, s); }};
+  Contender contender() const {
+    return {static_cast<int>(sets.size()), [this](int set, Stream s) { run(set, s); }};
   }
   /// Runs the first set and checks some of its rows.
   testing::Comparison check(const Target& target) const {
-    run(0, nullptr);
+    run(0, {});
     target.machine->wait();
     return check_rows(forest, kind, *sets[0]);
   }
@@ -246,17 +231,17 @@ Result attention(const Target& target, const BenchWorkload& w, std::int32_t page
     result.text = wrong;
     return result;
   }
-  add_clocks("before", &r);
-  const std::vector<Contender> contenders = {shared.contender("shared"), unshared.contender("unshared")};
-  const std::vector<Times> times = graph_times(contenders, quick ? 10 : kReplays);
-  add_clocks("after", &r);
+  r.append(target.machine->clocks("_before"));
+  const std::vector<Contender> contenders = {shared.contender(), unshared.contender()};
+  const std::vector<Times> times = graph_times(*target.machine, contenders, quick ? 10 : kReplays);
+  r.append(target.machine->clocks("_after"));
   add_times(times[0], "", &r);
   add_floor(shared.work(), ceilings, times[0].median(), &r);
   add_times(times[1], "unshared_", &r);
   r.add("vs_unshared", times[1].median() / times[0].median());
   r.add("unshared_floor_us", 1e6 * floor_of(unshared.work(), ceilings).seconds);
   r.add("plan_equal", shared.call->plan == unshared.call->plan);
-  r.add("eager_us", 1e6 * eager_times(contenders[0], 20).median());
+  r.add("eager_us", 1e6 * eager_times(*target.machine, contenders[0], 20).median());
   add_planning(target, &shared, &r);
   return result;
 }
@@ -264,16 +249,17 @@ Result attention(const Target& target, const BenchWorkload& w, std::int32_t page
 // ---- merge_states, rope_shift: floors of copies
 
 /// Times one way of a workload whose floor is moving its bytes, and adds what that says.
-void add_copy_times(const Contender& contender, double bytes, const Ceilings& ceilings, bool quick, Record* r) {
+void add_copy_times(const Machine& machine, const Contender& contender, double bytes, const Ceilings& ceilings,
+                    bool quick, Record* r) {
   r->add("sets", contender.sets);
-  add_clocks("before", r);
-  const Times times = graph_times({contender}, quick ? 10 : kReplays)[0];
-  add_clocks("after", r);
+  r->append(machine.clocks("_before"));
+  const Times times = graph_times(machine, {contender}, quick ? 10 : kReplays)[0];
+  r->append(machine.clocks("_after"));
   add_times(times, "", r);
   const double floor = bytes / ceilings.copy;
   r->add("floor_us", 1e6 * floor).add("floor_of", "copy").add("floor_fraction", floor / times.median());
   r->add("GB/s", 1e-9 * bytes / times.median());
-  r->add("eager_us", 1e6 * eager_times(contender, 20).median());
+  r->add("eager_us", 1e6 * eager_times(machine, contender, 20).median());
 }
 
 struct MergeInput {
@@ -298,9 +284,7 @@ struct MergeInput {
   std::int64_t bytes() const {
     return (out_o.bytes() + out_lse.bytes()) * (1 + static_cast<std::int64_t>(parts.size()));
   }
-  MergeStates args(cudaStream_t stream) const {
-    return {parts, {out_o.view(), out_lse.view()}, {static_cast<void*>(stream)}};
-  }
+  MergeStates args(Stream stream) const { return {parts, {out_o.view(), out_lse.view()}, stream}; }
 };
 
 /// The first and the last (row, head), merged in f64.
@@ -333,16 +317,16 @@ Result merge(const Target& target, const BenchWorkload& w, const Ceilings& ceili
   std::vector<std::unique_ptr<MergeInput>> sets;
   do {
     sets.push_back(std::make_unique<MergeInput>(target, w, sets.size() + 1));
-  } while (static_cast<int>(sets.size()) < set_count(sets[0]->bytes()));
-  const auto call = [&](int set, cudaStream_t stream) {
+  } while (static_cast<int>(sets.size()) < set_count(*target.machine, sets[0]->bytes()));
+  const auto call = [&](int set, Stream stream) {
     throw_if_error(merge_states(target.context, sets[static_cast<std::size_t>(set)]->args(stream)));
   };
-  call(0, nullptr);
+  call(0, {});
   target.machine->wait();
   Result result = judged(check_merge(*sets[0]), "");
   if (result.outcome != Outcome::passed) return result;
-  add_copy_times({"merge", static_cast<int>(sets.size()), call}, static_cast<double>(sets[0]->bytes()), ceilings, quick,
-                 &result.figures);
+  add_copy_times(*target.machine, {static_cast<int>(sets.size()), call}, static_cast<double>(sets[0]->bytes()),
+                 ceilings, quick, &result.figures);
   return result;
 }
 
@@ -365,19 +349,19 @@ Result shift(const Target& target, const BenchWorkload& w, const Ceilings& ceili
   std::vector<std::unique_ptr<ShiftInput>> sets;
   do {
     sets.push_back(std::make_unique<ShiftInput>(target, w, sets.size() + 1));
-  } while (static_cast<int>(sets.size()) < set_count(sets[0]->bytes()));
+  } while (static_cast<int>(sets.size()) < set_count(*target.machine, sets[0]->bytes()));
   RopeShift args;
   args.deltas = deltas.span();
   args.lists_space = target.space;
   args.table.inv_freq = frequencies;
   args.table.dim = w.heads.D;
-  const auto call = [&](int set, cudaStream_t stream) {
+  const auto call = [&](int set, Stream stream) {
     RopeShift a = args;
     a.x = sets[static_cast<std::size_t>(set)]->x.view(), a.out = sets[static_cast<std::size_t>(set)]->out.view();
-    a.stream.handle = stream;
+    a.stream = stream;
     throw_if_error(rope_shift(target.context, a));
   };
-  call(0, nullptr);
+  call(0, {});
   target.machine->wait();
   const std::vector<double> x = testing::to_doubles(sets[0]->x.fetch().view());
   testing::Expected want;
@@ -395,8 +379,8 @@ Result shift(const Target& target, const BenchWorkload& w, const Ceilings& ceili
                                           testing::rope_tolerance(DType::f32, kDelta), DType::bf16),
                          "");
   if (result.outcome != Outcome::passed) return result;
-  add_copy_times({"shift", static_cast<int>(sets.size()), call}, static_cast<double>(sets[0]->bytes()), ceilings, quick,
-                 &result.figures);
+  add_copy_times(*target.machine, {static_cast<int>(sets.size()), call}, static_cast<double>(sets[0]->bytes()),
+                 ceilings, quick, &result.figures);
   return result;
 }
 
@@ -427,13 +411,15 @@ Stage bench_stage(const StageOptions& options) {
               {},
               {"case", "us", "floor_us", "floor_of", "floor_fraction", "vs_unshared", "plan_us", "eager_us"},
               nullptr};
-  const auto ceilings = [folder = options.folder] {
-    return Ceilings(read_records(folder + "/constants.jsonl"), static_cast<double>(l2_bytes()));
+  const MakeTarget make = options.target;
+  const auto ceilings = [folder = options.folder](const Target& target) {
+    return Ceilings(read_records(folder + "/constants.jsonl"), static_cast<double>(target.machine->cache_bytes()));
   };
   const bool quick = options.quick;
   for (const BenchWorkload& w : read_workloads(options.workloads)) {
     const auto add = [&](const std::string& layout, const auto& run) {
-      stage.cases.push_back({w.name + layout, [=] { return run(target_of(&cuda_target), ceilings()); }, kSecondsEach});
+      const auto on_target = [=] { return run(target_of(make), ceilings(target_of(make))); };
+      stage.cases.push_back({w.name + layout, on_target, kSecondsEach});
     };
     if (w.kind == "merge") {
       add("/merge_states", [=](const Target& t, const Ceilings& c) { return merge(t, w, c, quick); });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Input sets of the stage bench, in device memory, filled there: no host makes gigabytes of random numbers in time.
+// Input sets of the stage bench, in the target's memory and filled there: no host makes gigabytes of numbers in time.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,6 @@
 #include "prefixshare/counters.hpp"
 
 namespace prefixshare::gpu {
-
-/// Fills memory with numbers of mean 0 and variance 1, of bf16 or f32. In bench_fill.cu.
-void fill_random(void* data, DType dtype, std::int64_t count, std::uint64_t seed);
 
 /// Memory of a tensor of contiguous rows.
 template <int Rank>
@@ -30,9 +27,10 @@ class BenchTensor {
     }
     memory_ = Memory(target, count * size_of(dtype));
     view_.data = memory_.data();
+    machine_ = target.machine.get();
   }
   void fill(std::uint64_t seed) const {
-    fill_random(view_.data, view_.dtype, memory_.bytes() / size_of(view_.dtype), seed);
+    machine_->fill(view_.data, view_.dtype, memory_.bytes() / size_of(view_.dtype), seed);
   }
   const TensorView<Rank>& view() const noexcept { return view_; }
   std::int64_t bytes() const noexcept { return memory_.bytes(); }
@@ -48,6 +46,7 @@ class BenchTensor {
  private:
   TensorView<Rank> view_;
   Memory memory_;
+  const Machine* machine_ = nullptr;  // which lives as long as the memory
 };
 
 /// K, V, q and outputs of one layer.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/device.hpp"
+#include "gpu/times.hpp"
 
 namespace prefixshare::gpu {
 

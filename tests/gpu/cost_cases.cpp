@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage constants, and of it the planner's constants: those of CostModel for each implementation of attention on the
+// The planner's constants: those of CostModel for each implementation of attention on the
 // device, from plans that differ in one thing. A "thread" of the model is a thread block here: every plan gives each
 // block the same work, and keys come from memory, so that they cost what they cost while all blocks read.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpu/bench_input.hpp"
-#include "gpu/burst.hpp"
 #include "gpu/constants.hpp"
-#include "gpu/cuda_target.hpp"
 #include "gpu/harness/results.hpp"
 #include "gpu/machine_name.hpp"
 #include "gpu/stages.hpp"
+#include "gpu/times.hpp"
 
 namespace prefixshare::gpu {
 namespace {
@@ -69,10 +70,21 @@ class DeviceCostFitter {
     const Forest forest = place(t, 16);
     const PlannedCall call(target_, forest, kind_, options);
     const LayerInput input(target_, forest, kind_, false, 1);
-    const Times times = burst_times([&](cudaStream_t s) { throw_if_error(call.forward(input.attend(), {s})); }, quick_);
+    const Times times = times_of([&](Stream s) { throw_if_error(call.forward(input.attend(), s)); });
     const double blocks = target_.blocks, state_element = 2.0 * static_cast<double>(size_of(kind_.acc_dtype()));
     return {1e9 * times.median(), static_cast<double>(call.plan.items.size()) / blocks,
             static_cast<double>(count(call.plan).partial_bytes) / state_element / blocks};
+  }
+
+  /// Seconds of a call among others.
+  Times times_of(const std::function<void(Stream)>& call) const {
+    constexpr int kCalls = 10;
+    const std::function<double()> run = target_.machine->timed([&](Stream s) {
+      for (int n = 0; n < kCalls; ++n) call(s);
+    });
+    std::vector<double> times;
+    for (int n = 0; n < (quick_ ? 5 : 20); ++n) times.push_back(run() / kCalls);
+    return Times(std::move(times));
   }
 
   /// An element of a key or value against one tile of `rows` rows.
@@ -109,8 +121,8 @@ class DeviceCostFitter {
   bool quick_;
 };
 
-Result fit(const std::string& implementation, DType type, bool quick) {
-  Target target = cuda_target();
+Result fit(const MakeTarget make, const std::string& implementation, DType type, bool quick) {
+  Target target = target_of(make);
   throw_if_error(target.context.tree_attention.force(implementation.c_str()));
   LayerKind kind;
   kind.Hq = 32, kind.Hkv = 8;
@@ -126,7 +138,8 @@ Result fit(const std::string& implementation, DType type, bool quick) {
   return result;
 }
 
-/// As a file of kernels/costs, which is called as the machine.
+}  // namespace
+
 void write_costs(const std::string& folder, const std::vector<Record>& lines) {
   Record device;
   Record::parse(read_records(folder + "/constants.jsonl").at(0).text("device"), &device);
@@ -157,28 +170,17 @@ void write_costs(const std::string& folder, const std::vector<Record>& lines) {
   std::printf("%s/%s.json\n", folder.c_str(), machine.c_str());
 }
 
-}  // namespace
-
-void add_cost_constants(bool quick, std::vector<Case>* cases) {
+void add_cost_constants(MakeTarget make, MemorySpace space, bool quick, std::vector<Case>* cases) {
   Context context;
   throw_if_error(create_context(&context));
   for (std::int32_t i = 0; i < context.tree_attention.count; ++i) {
     const auto& entry = context.tree_attention.entries[i];
-    if (entry.space != MemorySpace::device) continue;
+    if (entry.space != space) continue;
     for (const DType type : {DType::bf16, DType::f16}) {
       const std::string name = entry.name;
-      cases->push_back({"cost/" + name + " " + to_string(type), [=] { return fit(name, type, quick); }, 60});
+      cases->push_back({"cost/" + name + " " + to_string(type), [=] { return fit(make, name, type, quick); }, 60});
     }
   }
-}
-
-Stage constants_stage(const StageOptions& options) {
-  Stage stage{
-      "constants", {}, {"case", "rate", "unit", "us", "item_ns", "kv_element_ns", "mac_ns", "partial_ns"}, nullptr};
-  add_device_constants(options.quick, &stage.cases);
-  add_cost_constants(options.quick, &stage.cases);
-  stage.finish = [folder = options.folder](const std::vector<Record>& lines) { write_costs(folder, lines); };
-  return stage;
 }
 
 }  // namespace prefixshare::gpu

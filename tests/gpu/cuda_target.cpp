@@ -7,6 +7,9 @@
 #include "gpu/device.hpp"
 
 namespace prefixshare::gpu {
+
+void fill_random(void* data, DType dtype, std::int64_t count, std::uint64_t seed);  // fill_random.cu
+
 namespace {
 
 class CudaMachine : public Machine {
@@ -53,6 +56,29 @@ class CudaMachine : public Machine {
       check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // what was written for it is on another stream
       graph->launch(*stream);
     };
+  }
+
+  std::function<double()> timed(const std::function<void(Stream)>& work) const override {
+    wait();
+    const auto stream = std::make_shared<CudaStream>();
+    const auto graph = std::make_shared<Graph>(*stream, [&](cudaStream_t s) { work({s}); });
+    const auto watch = std::make_shared<Stopwatch>();
+    return [stream, graph, watch] {
+      watch->start(*stream);
+      graph->launch(*stream);
+      return watch->stop(*stream);
+    };
+  }
+  void fill(void* data, DType dtype, std::int64_t count, std::uint64_t seed) const override {
+    fill_random(data, dtype, count, seed);
+  }
+  std::int64_t cache_bytes() const override { return l2_bytes(); }
+  Record clocks(const std::string& suffix) const override {
+    const Clocks c = Clocks::now();
+    return Record()
+        .add("sm_mhz" + suffix, c.sm_mhz)
+        .add("memory_mhz" + suffix, c.memory_mhz)
+        .add("watts" + suffix, c.milliwatts / 1000.0);
   }
 
  private:

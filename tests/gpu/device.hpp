@@ -161,19 +161,6 @@ class Graph {
   cudaGraphExec_t graph_ = nullptr;
 };
 
-/// Order statistics of times.
-struct Times {
-  std::vector<double> sorted;
-
-  explicit Times(std::vector<double> seconds) : sorted(std::move(seconds)) { std::sort(sorted.begin(), sorted.end()); }
-  double at(double fraction) const {
-    return sorted[static_cast<std::size_t>(fraction * static_cast<double>(sorted.size() - 1) + 0.5)];
-  }
-  double minimum() const { return sorted.front(); }
-  double median() const { return at(0.5); }
-  double p90() const { return at(0.9); }
-};
-
 /// What the driver's management library says about the device's clocks and power; zero where it says nothing.
 struct Clocks {
   unsigned sm_mhz = 0, memory_mhz = 0, milliwatts = 0;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gpu/conformance.hpp"
+#include "gpu/constants.hpp"
 #include "gpu/cuda_target.hpp"
 #include "gpu/device.hpp"
 #include "gpu/harness/run_stage.hpp"
@@ -18,19 +19,25 @@
 namespace prefixshare::gpu {
 namespace {
 
+StageOptions cuda_cases() {
+  StageOptions o;
+  o.target = &cuda_target;
+  return o;
+}
+
 struct Options {
   std::string stage;
   std::string commit = "unknown";
   bool list = false;
   RunOptions run;
-  StageOptions cases;
+  StageOptions cases = cuda_cases();
 };
 
 constexpr const char* kUsageText =
     "gpu_kit STAGE [--out FOLDER] [--resume] [--quick] [--filter TEXT] [--seconds N] [--commit NAME] [--list]\n"
     "        [--workloads FILE]\n"
     "STAGE: conformance, small (cases for sanitizers), golden, constants, bench\n"
-    "--on-host: conformance and small on cpu:portable, which checks the cases\n";
+    "--on-host: conformance, small and bench on cpu:portable, which checks the cases\n";
 
 /// False if an option is unknown or lacks its value.
 bool parse(int argc, char** argv, Options* o) {
@@ -49,7 +56,7 @@ bool parse(int argc, char** argv, Options* o) {
     } else if (name == "--quick") {
       o->cases.quick = true;
     } else if (name == "--on-host") {
-      o->cases.on_host = true;
+      o->cases.target = &host_target;
     } else if (name == "--list") {
       o->list = true;
     } else if (name == "--out") {
@@ -75,7 +82,7 @@ bool parse(int argc, char** argv, Options* o) {
 
 Stage conformance_stage(const StageOptions& options, bool small) {
   CaseOptions o;
-  o.target = options.on_host ? &host_target : &cuda_target;
+  o.target = options.target;
   o.seeds = options.quick || small ? 1 : 3;
   o.small = small;
   Stage stage{small ? "small" : "conformance", {}, {}, nullptr};
@@ -83,13 +90,22 @@ Stage conformance_stage(const StageOptions& options, bool small) {
   return stage;
 }
 
+Stage constants_stage(const StageOptions& options) {
+  Stage stage{
+      "constants", {}, {"case", "rate", "unit", "us", "item_ns", "kv_element_ns", "mac_ns", "partial_ns"}, nullptr};
+  add_device_constants(options.quick, &stage.cases);
+  add_cost_constants(&cuda_target, MemorySpace::device, options.quick, &stage.cases);
+  stage.finish = [folder = options.folder](const std::vector<Record>& lines) { write_costs(folder, lines); };
+  return stage;
+}
+
 bool make_stage(const Options& o, Stage* stage) {
-  const bool cases_of_calls = o.stage == "conformance" || o.stage == "small";
-  if (cases_of_calls) *stage = conformance_stage(o.cases, o.stage == "small");
+  const bool of_calls = o.stage == "conformance" || o.stage == "small", on_host = o.cases.target == &host_target;
+  if (of_calls) *stage = conformance_stage(o.cases, o.stage == "small");
   if (o.stage == "golden") *stage = golden_stage(o.cases);
   if (o.stage == "constants") *stage = constants_stage(o.cases);
   if (o.stage == "bench") *stage = bench_stage(o.cases);
-  return !stage->name.empty() && (cases_of_calls || !o.cases.on_host);
+  return !stage->name.empty() && (of_calls || o.stage == "bench" || !on_host);
 }
 
 Result probe() {
@@ -132,7 +148,7 @@ int run(int argc, char** argv) {
   }
   Record device = Record().add("name", "host");
   std::string why;
-  if (!o.cases.on_host && !find_device(&device, &why)) {
+  if (o.cases.target == &cuda_target && !find_device(&device, &why)) {
     std::printf("no CUDA device: %s\n", why.c_str());
     return kNoDevice;
   }

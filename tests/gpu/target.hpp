@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "gpu/harness/clock.hpp"
+#include "gpu/harness/record.hpp"
 #include "prefixshare/context.hpp"
 #include "prefixshare/testing/problem.hpp"
 
@@ -44,6 +46,26 @@ class Machine {
   virtual void disturb(int) const {}
   /// What `work` puts into a stream, to be run again and again. Null where the machine cannot record it.
   virtual std::function<void()> record(const std::function<void(Stream)>&) const { return nullptr; }
+  /// The same to be timed: each call runs it once and returns the seconds that it took there.
+  virtual std::function<double()> timed(const std::function<void(Stream)>& work) const {
+    return [work] {
+      const Clock::time_point begin = Clock::now();
+      work({});
+      return seconds_since(begin);
+    };
+  }
+  /// Numbers of mean 0 and variance 1 in bf16 or f32.
+  virtual void fill(void* data, DType dtype, std::int64_t count, std::uint64_t seed) const {
+    testing::Random random(seed);
+    prefixshare::detail::with_storage(dtype, [&](auto tag) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        static_cast<decltype(tag)*>(data)[i] = store_as<decltype(tag)>(random.normal());
+      }
+    });
+  }
+  virtual std::int64_t cache_bytes() const { return std::int64_t{1} << 20; }
+  /// Clocks and power as they are now, in fields whose names end with `suffix`; none where nobody says.
+  virtual Record clocks(const std::string&) const { return {}; }
 };
 
 struct Target {
