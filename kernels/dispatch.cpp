@@ -7,6 +7,10 @@
 #include "cpu/features.hpp"
 #include "cpu/float_control.hpp"
 #include "cpu/operators.hpp"
+#if defined(PREFIXSHARE_WITH_CUDA)
+#include "cuda/operators.hpp"
+#include "prefixshare/cuda/accepts.hpp"
+#endif
 #include "prefixshare/context.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
 #include "prefixshare/detail/validate_rebase.hpp"
@@ -53,18 +57,20 @@ const char* machine_name() noexcept {
 CostModel cost_here(const char* implementation, CostModel cost) noexcept {
   for (const costs::Measured& m : costs::kMeasured) {
     if (std::strcmp(m.machine, machine_name()) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
-    const std::int32_t row_step = cost.row_step, few_rows = cost.few_rows;
+    const CostModel how = cost;
     cost = m.cost;
-    cost.row_step = row_step, cost.few_rows = few_rows;
+    cost.row_step = how.row_step, cost.few_rows = how.few_rows, cost.by_head = how.by_head;
   }
   return cost;
 }
 
 /// For machines that nobody measured: nanoseconds as CostModel says, of a Zen 4; docs/performance.md.
-CostModel avx512_cost() noexcept { return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}); }
-CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}); }
+CostModel avx512_cost() noexcept {
+  return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 20000, 16, 8});
+}
+CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 20000, 16, 8}); }
 /// Estimated from published rates of AMX, not measured.
-CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}); }
+CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 20000, 16, 0}); }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
@@ -191,6 +197,102 @@ CostModel cost_here(const char*, const CostModel& cost) noexcept { return cost; 
 
 #endif
 
+#if defined(PREFIXSHARE_WITH_CUDA)
+
+/// Adds an implementation that runs on a device behind those there are.
+template <class Problem, class Call>
+Status add_device(ImplementationList<Problem, Call>* list, const char* name,
+                  Status (*part)(const Call&, std::int32_t, std::int32_t) noexcept,
+                  Status (*accepts)(const Problem&) noexcept, const CostModel& cost = {}) noexcept {
+  Implementation<Problem, Call> entry;
+  entry.name = name;
+  entry.space = MemorySpace::device;
+  entry.accepts = accepts;
+  entry.part = part;
+  entry.cost = cost;
+  return list->add(entry, false);
+}
+
+/// Derived, not measured: a thread block of two on each processor of an H200 reads 16 bytes a nanosecond and multiplies
+/// and adds 1.3 TFLOP/s (mma.sync) or 0.13 (plain f32, half of its peak); rows are padded to 64, few ones to 16.
+constexpr CostModel kMmaCost{1500, 0.125, 0.0015, 0.5, 0.15, 0, 3000, 64, 16, true};
+constexpr CostModel kSimtCost{1500, 0.25, 0.015, 0.5, 0.49, 0, 3000, 64, 16, true};
+
+/// Whether there is a device, then whether the kernels take the layer kind.
+template <Status (*accepts)(const char*, const LayerKind&) noexcept, bool backward>
+Status accepts_on_device(const AttentionProblem& problem) noexcept {
+  constexpr const char* kOp = backward ? "tree_attention_backward" : "tree_attention";
+  if (Status s = cuda::check_device(kOp)) return s;
+  return accepts(kOp, problem.kind);
+}
+Status add_cuda_attention(Context* c) noexcept {
+  constexpr const char *kMma = "cuda:mma-sm80", *kSimt = "cuda:simt";
+  auto* forward = &c->tree_attention;
+  auto* backward = &c->tree_attention_backward;
+  if (Status s =
+          add_device(forward, kMma, cuda::tree_attention_mma, accepts_on_device<cuda::accepts_mma, false>, kMmaCost)) {
+    return s;
+  }
+  if (Status s = add_device(forward, kSimt, cuda::tree_attention_simt, accepts_on_device<cuda::accepts_simt, false>,
+                            kSimtCost)) {
+    return s;
+  }
+  if (Status s = add_device(backward, kMma, cuda::tree_attention_backward_mma,
+                            accepts_on_device<cuda::accepts_mma, true>, kMmaCost)) {
+    return s;
+  }
+  return add_device(backward, kSimt, cuda::tree_attention_backward_simt, accepts_on_device<cuda::accepts_simt, true>,
+                    kSimtCost);
+}
+
+Status accepts_rows_on_device(const char* op, bool f64) noexcept {
+  if (Status s = cuda::check_device(op)) return s;
+  return cuda::refuse_f64(op, f64 ? DType::f64 : DType::f32);
+}
+Status accepts_on_device(const MergeStates& args) noexcept {
+  return accepts_rows_on_device("merge_states", detail::merges_in_f64(args));
+}
+Status accepts_on_device(const MergeStatesGrad& args) noexcept {
+  return accepts_rows_on_device("merge_states_backward", detail::merges_in_f64(args));
+}
+Status accepts_on_device(const RopeApply& args) noexcept {
+  return accepts_rows_on_device("rope_apply", args.x.dtype == DType::f64);
+}
+Status accepts_on_device(const RopeShift& args) noexcept {
+  return accepts_rows_on_device("rope_shift", args.x.dtype == DType::f64);
+}
+Status accepts_on_device(const RopeRebase& args) noexcept {
+  return accepts_rows_on_device("rope_rebase", detail::rebases_in_f64(args));
+}
+Status accepts_on_device(const KvAppend& args) noexcept {
+  return accepts_rows_on_device("kv_append", detail::appends_in_f64(args));
+}
+Status accepts_on_device(const DraftTreeBatch&) noexcept {
+  return accepts_rows_on_device("draft_tree_from_parents", false);
+}
+template <class Args>
+Status add_device_rows(ImplementationList<Args, Args>* list,
+                       Status (*part)(const Args&, std::int32_t, std::int32_t) noexcept) noexcept {
+  return add_device<Args, Args>(list, "cuda:rows", part, accepts_on_device);
+}
+Status add_cuda_rows(Context* c) noexcept {
+  if (Status s = add_device_rows(&c->merge_states, cuda::merge_states)) return s;
+  if (Status s = add_device_rows(&c->merge_states_backward, cuda::merge_states_backward)) return s;
+  if (Status s = add_device_rows(&c->rope_apply, cuda::rope_apply)) return s;
+  if (Status s = add_device_rows(&c->rope_shift, cuda::rope_shift)) return s;
+  if (Status s = add_device_rows(&c->rope_rebase, cuda::rope_rebase)) return s;
+  if (Status s = add_device_rows(&c->kv_append, cuda::kv_append)) return s;
+  return add_device_rows(&c->draft_tree_from_parents, cuda::draft_tree_from_parents);
+}
+
+Status add_cuda(Context* c) noexcept {
+  c->device = {cuda::device_state, cuda::device_owner, cuda::copy_to_device, cuda::clear_on_device};
+  if (Status s = add_cuda_attention(c)) return s;
+  return add_cuda_rows(c);
+}
+
+#endif
+
 /// Last and total.
 Status add_portable(Context* c) noexcept {
   constexpr const char* kName = "cpu:portable";
@@ -250,6 +352,9 @@ Status create_context(Context* context) noexcept {
 #if defined(PREFIXSHARE_HAS_X86)
   if (Status s = add_x86(context)) return s;
   if (Status s = add_x86_rows(context)) return s;
+#endif
+#if defined(PREFIXSHARE_WITH_CUDA)
+  if (Status s = add_cuda(context)) return s;
 #endif
   return add_portable(context);
 }

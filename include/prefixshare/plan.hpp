@@ -47,7 +47,8 @@ enum class Sharing : std::uint8_t { automatic, never, always, given };
 /// or, where p <= few_rows and a body for few rows runs (not in batch_invariant mode),
 ///   item + k * Hkv * (D + Dv) * (few_kv_element + p * few_mac),
 /// and partial * Hq * (Dv + 1) for every row whose state is merged with others. Keys come from a cache: what sharing
-/// saves is reading them again. The defaults are those of `cpu:portable`.
+/// saves is reading them again. An implementation that works by head starts Hkv * ceil(p / row_step) pieces for a tile,
+/// and `item` is of each. The defaults are those of `cpu:portable`.
 struct CostModel {
   double item = 500;         ///< starting an item
   double kv_element = 0.15;  ///< bringing one key or value element to the arithmetic units
@@ -55,8 +56,10 @@ struct CostModel {
   double partial = 1.4;      ///< writing, reading and merging one element of a partial state
   double few_kv_element = 0;
   double few_mac = 0;
+  double min_item = 20000;    ///< smaller items are not cut further
   std::int32_t row_step = 4;  ///< packed rows that are multiplied together
   std::int32_t few_rows = 0;  ///< packed rows that have a body of their own, at most; 0: there is none
+  bool by_head = false;       ///< an item is of one KV head: keys are cut where heads are not enough
 };
 
 inline constexpr std::int32_t kInvariantChunk = 512;  ///< path tokens of a chunk in batch_invariant mode

@@ -30,7 +30,7 @@ class DeviceCostFitter {
   DeviceCostFitter(const Target& target, const LayerKind& kind, bool quick)
       : target_(target), kind_(kind), quick_(quick) {}
 
-  /// Keeps row_step and few_rows of `cost`.
+  /// Keeps min_item and how the implementation works of `cost`.
   CostModel fit(CostModel cost) const {
     const std::int32_t group = kind_.group();
     const std::int32_t full = detail::tile_row_limit(kind_);
@@ -54,7 +54,7 @@ class DeviceCostFitter {
 
  private:
   struct Timing {
-    double ns = 0, items = 0, partials = 0;  ///< of one block
+    double ns = 0, partials = 0;  ///< of one block
   };
 
   /// `trees` times a tree, one for each block.
@@ -72,8 +72,7 @@ class DeviceCostFitter {
     const LayerInput input(target_, forest, kind_, false, 1);
     const Times times = times_of([&](Stream s) { throw_if_error(call.forward(input.attend(), s)); });
     const double blocks = target_.blocks, state_element = 2.0 * static_cast<double>(size_of(kind_.acc_dtype()));
-    return {1e9 * times.median(), static_cast<double>(call.plan.items.size()) / blocks,
-            static_cast<double>(count(call.plan).partial_bytes) / state_element / blocks};
+    return {1e9 * times.median(), static_cast<double>(count(call.plan).partial_bytes) / state_element / blocks};
   }
 
   /// Seconds of a call among others.
@@ -94,15 +93,18 @@ class DeviceCostFitter {
     return per(time(kLong) - time(kShort), (kLong - kShort) * static_cast<double>(detail::kv_elements(kind_)));
   }
 
-  /// The same rows, each in an item of its own or in few full tiles, over as many keys as a page has.
-  double item(const CostModel& cost) const {
+  /// The same rows, each in a tile of its own or in few full ones, over as many keys as a page has.
+  double item(CostModel cost) const {
     constexpr std::int32_t kRows = 64, kKeys = 16;
     const Timing many = measure(kRows, 1, kKeys, 0, Sharing::never), few = measure(1, kRows, kKeys, 0, Sharing::always);
-    PlanOptions options;
-    options.cost = cost;
-    options.cost.item = 0;
-    const detail::TileCost tile(kind_, options);
-    return per(many.ns - few.ns - (kRows * tile.tiles(1, kKeys) - tile.tiles(kRows, kKeys)), many.items - few.items);
+    const auto more = [&](double item) {  // that the first takes by the model
+      PlanOptions options;
+      options.cost = cost;
+      options.cost.item = item;
+      const detail::TileCost tile(kind_, options);
+      return kRows * tile.tiles(1, kKeys) - tile.tiles(kRows, kKeys);
+    };
+    return per(many.ns - few.ns - more(0), more(1) - more(0));
   }
 
   /// The same rows, with two partial states each and with none.
@@ -134,7 +136,10 @@ Result fit(const MakeTarget make, const std::string& implementation, DType type,
   result.figures.add("implementation", implementation).add("storage", to_string(type));
   result.figures.add("item_ns", c.item).add("kv_element_ns", c.kv_element).add("mac_ns", c.mac);
   result.figures.add("partial_ns", c.partial).add("few_kv_element_ns", c.few_kv_element);
-  result.figures.add("few_mac_ns", c.few_mac).add("row_step", c.row_step).add("few_rows", c.few_rows);
+  result.figures.add("few_mac_ns", c.few_mac)
+      .add("min_item_ns", c.min_item)
+      .add("row_step", c.row_step)
+      .add("few_rows", c.few_rows);
   return result;
 }
 
@@ -160,7 +165,7 @@ void write_costs(const std::string& folder, const std::vector<Record>& lines) {
     if (!line.has("item_ns")) continue;
     Record cost;
     for (const char* key : {"implementation", "storage", "item_ns", "kv_element_ns", "mac_ns", "partial_ns",
-                            "few_kv_element_ns", "few_mac_ns", "row_step", "few_rows"}) {
+                            "few_kv_element_ns", "few_mac_ns", "min_item_ns", "row_step", "few_rows"}) {
       cost.copy(key, line);
     }
     file << comma << "\n    " << cost.json();

@@ -34,17 +34,20 @@ Status verdict(const char* op, const Implementation<Problem, Call>& entry, const
   return entry.accepts == nullptr ? Status{} : entry.accepts(problem);
 }
 
-/// The forced implementation, or the first that accepts; null with the reason in `why`.
+/// The forced implementation, or the first that accepts; null with the reason in `why`: of one that runs in this space,
+/// if there is any.
 template <class Problem, class Call>
 const Implementation<Problem, Call>* choose(const char* op, const ImplementationList<Problem, Call>& list,
                                             const Problem& problem, MemorySpace space, Status* why) noexcept {
   *why = failure({op, "space"}, "implementations", 0, ">=", 1, StatusUnit::number, StatusCode::backend_unavailable);
+  bool near = false;
   for (std::int32_t i = 0; i < list.count; ++i) {
     const Implementation<Problem, Call>& entry = list.entries[i];
     if (*list.forced != '\0' && std::strcmp(list.forced, entry.name) != 0) continue;
     const Status s = verdict(op, entry, problem, space);
     if (s.ok()) return &entry;
-    *why = s;
+    if (entry.space == space || !near) *why = s;
+    near = near || entry.space == space;
   }
   return nullptr;
 }
