@@ -34,6 +34,7 @@ inline BenchWorkload parse_workload(const std::string& line) {
   BenchWorkload w;
   w.heads.q_dtype = w.heads.kv_dtype = DType::bf16;
   w.heads.D = w.heads.Dv = 128;
+  w.heads.Hq = w.heads.Hkv = 0;
   std::istringstream words(line);
   words >> w.name >> w.kind;
   for (std::string word; words >> word;) {
