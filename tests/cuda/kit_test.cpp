@@ -6,9 +6,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "gpu/conformance.hpp"
+#include "prefixshare/cuda/accepts.hpp"
+#include "prefixshare/cuda/attend_launch.cuh"
 #include "prefixshare/cuda/draft_tree.cuh"
 #include "prefixshare/cuda/kv_append.cuh"
 #include "prefixshare/cuda/merge_states.cuh"
@@ -73,15 +76,26 @@ DeviceRuntime emulated_runtime() {
 
 template <auto Run, class Call>
 Status launched(const Call& call, std::int32_t, std::int32_t) noexcept {
-  return Run(call, Launch{});
+  if constexpr (std::is_invocable_v<decltype(Run), const Call&, Launch&&>) {
+    return Run(call, Launch{});
+  } else {
+    return Run(call, recording != nullptr, Launch{});
+  }
 }
 template <auto Run, class Problem, class Call>
-void add(ImplementationList<Problem, Call>* list) {
+void add(ImplementationList<Problem, Call>* list, const char* name = "cuda:rows",
+         Status (*accepts)(const Problem&) noexcept = nullptr, const CostModel& cost = {}) {
   Implementation<Problem, Call> entry;
-  entry.name = "cuda:emulated";
+  entry.name = name;
   entry.space = MemorySpace::device;
+  entry.accepts = accepts;
   entry.part = &launched<Run, Call>;
-  throw_if_error(list->add(entry));
+  entry.cost = cost;
+  throw_if_error(list->add(entry, false));
+}
+template <Status (*Accepts)(const char*, const LayerKind&) noexcept>
+Status accepts(const AttentionProblem& problem) noexcept {
+  return Accepts("tree_attention", problem.kind);
 }
 
 Target emulated_target() {
@@ -90,6 +104,12 @@ Target emulated_target() {
   t.space = MemorySpace::device;
   throw_if_error(create_context(&t.context));
   t.context.device = emulated_runtime();
+  CostModel cost;  // as those of kernels/dispatch.cpp: by head, rows padded to 64
+  cost.row_step = 64, cost.few_rows = 16, cost.by_head = true;
+  add<&cuda::launch_tree_attention_mma<Launch>>(&t.context.tree_attention, "cuda:mma-sm80", accepts<cuda::accepts_mma>,
+                                                cost);
+  add<&cuda::launch_tree_attention_simt<Launch>>(&t.context.tree_attention, "cuda:simt", accepts<cuda::accepts_simt>,
+                                                 cost);
   add<&cuda::launch_merge_states<Launch>>(&t.context.merge_states);
   add<&cuda::launch_merge_states_backward<Launch>>(&t.context.merge_states_backward);
   add<&cuda::launch_rope_apply<Launch>>(&t.context.rope_apply);
@@ -118,3 +138,5 @@ void check_cases(void (*add_cases)(const CaseOptions&, std::vector<Case>*)) {
 }  // namespace
 
 TEST_CASE("gpu kit: the operators on rows pass its cases in the emulator", "[cuda]") { check_cases(&add_row_cases); }
+TEST_CASE("gpu kit: the forward passes its cases in the emulator", "[cuda]") { check_cases(&add_forward_cases); }
+TEST_CASE("gpu kit: calls amid other work pass its cases in the emulator", "[cuda]") { check_cases(&add_order_cases); }

@@ -24,6 +24,13 @@ struct AttentionCase {
   PlanOptions plan;
 };
 
+/// The target once for each implementation of attention that takes a problem, which is forced; if one is forced on the
+/// target, only that.
+std::vector<Target> implementations(const Target& target, const AttentionCase& c);
+/// Runs a case on each of them: the first failure, or the result of the first.
+Result on_each(const Target& target, const AttentionCase& c,
+               const std::function<Result(const Target&, const AttentionCase&)>& run);
+
 inline Result failed(const Status& status) { return Result::failure(to_string(status)); }
 
 /// A comparison as the result of a case.

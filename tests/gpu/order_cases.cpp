@@ -64,8 +64,7 @@ Result same_bits(const Target& target, const AttentionCase& c, int repeats) {
 // ---- Neighbours
 
 /// The rows of one sequence alone have the bits that they have in the batch.
-Result same_bits_alone(const Target& target, AttentionCase c) {
-  c.plan.mode = Mode::batch_invariant;
+Result same_bits_alone(const Target& target, const AttentionCase& c) {
   Problem p;
   throw_if_error(make_problem(c.topology, c.options, &p));
   p.poison_outputs();
@@ -107,8 +106,7 @@ Result same_bits_alone(const Target& target, AttentionCase c) {
 // ---- Lengths on the device
 
 /// One plan for capacities, one graph, and lengths that are written in the same stream before each replay.
-Result lengths_change(const Target& target, bool small) {
-  AttentionCase c = ragged(small);
+Result lengths_change(const Target& target, AttentionCase c) {
   std::int32_t slots = 0;
   for (std::size_t n = 1; n < c.topology.nodes.size(); ++n) c.topology.nodes[n].length_slot = slots++;
   Problem p;
@@ -148,8 +146,7 @@ Result lengths_change(const Target& target, bool small) {
 // ---- Graphs
 
 /// A captured call runs whatever plan was uploaded last: of the same pools and rows, with other paths.
-Result graph_takes_new_plans(const Target& target, bool small) {
-  AttentionCase c = ragged(small);
+Result graph_takes_new_plans(const Target& target, const AttentionCase& c) {
   Problem p;
   throw_if_error(make_problem(c.topology, c.options, &p));
   p.poison_outputs();
@@ -184,8 +181,7 @@ Result graph_takes_new_plans(const Target& target, bool small) {
 // ---- accumulate
 
 /// Gradients added to ones are the gradients plus one, as far as their storage holds them.
-Result gradients_add_up(const Target& target, bool small) {
-  AttentionCase c = ragged(small, true);
+Result gradients_add_up(const Target& target, AttentionCase c) {
   c.options.wide_outputs = true;  // f32 gradients: adding loses little
   Problem p;
   throw_if_error(make_problem(c.topology, c.options, &p));
@@ -226,22 +222,22 @@ Result gradients_add_up(const Target& target, bool small) {
 }  // namespace
 
 void add_order_cases(const CaseOptions& options, std::vector<Case>* cases) {
-  const MakeTarget target = options.target;
+  const MakeTarget make = options.target;
   const bool small = options.small;
   const int repeats = small ? 3 : 25;
-  cases->push_back(
-      {"order/forward beside other work", [=] { return same_bits(target_of(target), ragged(small), repeats); }});
-  cases->push_back(
-      {"order/training beside other work", [=] { return same_bits(target_of(target), ragged(small, true), repeats); }});
+  const auto add = [&](const std::string& name, const AttentionCase& c, const auto& run) {
+    cases->push_back({"order/" + name, [=] { return on_each(target_of(make), c, run); }, 60});
+  };
+  const auto repeated = [=](const Target& t, const AttentionCase& c) { return same_bits(t, c, repeats); };
   AttentionCase invariant = ragged(small);
   invariant.plan.mode = Mode::batch_invariant;
-  cases->push_back(
-      {"order/invariant beside other work", [=] { return same_bits(target_of(target), invariant, repeats); }});
-  cases->push_back(
-      {"order/alone as in the batch", [=] { return same_bits_alone(target_of(target), ragged(small)); }, 60});
-  cases->push_back({"order/lengths on the device", [=] { return lengths_change(target_of(target), small); }, 60});
-  cases->push_back({"order/a graph and new plans", [=] { return graph_takes_new_plans(target_of(target), small); }});
-  cases->push_back({"order/gradients add up", [=] { return gradients_add_up(target_of(target), small); }});
+  add("forward beside other work", ragged(small), repeated);
+  add("invariant beside other work", invariant, repeated);
+  add("alone as in the batch", invariant, same_bits_alone);
+  add("lengths on the device", ragged(small), lengths_change);
+  add("a graph and new plans", ragged(small), graph_takes_new_plans);
+  add("training beside other work", ragged(small, true), repeated);
+  add("gradients add up", ragged(small, true), gradients_add_up);
 }
 
 }  // namespace prefixshare::gpu

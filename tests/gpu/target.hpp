@@ -312,8 +312,9 @@ class PlannedCall {
   /// Another plan of the same kind into the same memory.
   template <class Input>
   void replan(const Input& input, PlanOptions options) {
+    const LayerKind kind = plan.header.kind;
     options.target_parallelism = target_.blocks;
-    throw_if_error(make_plan(target_.context, input, plan.header.kind, options, &plan, target_.space));
+    throw_if_error(make_plan(target_.context, input, kind, options, &plan, target_.space));
     if (target_.space == MemorySpace::device) upload_again();
   }
   const DevicePlan& device_plan() const noexcept { return device_plan_; }
