@@ -18,9 +18,11 @@ using namespace prefixshare::tests;
 namespace {
 
 std::vector<simt::Grid> run(const OwnedBatch& batch, const simt::Options& options = {}) {
-  REQUIRE(to_string(prefixshare::detail::validate(batch.args())) == "ok");
+  DraftTreeBatch args = batch.args();
+  args.space = MemorySpace::device;  // which the host stands for
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   Emulator emulator(options);
-  REQUIRE(to_string(cuda::launch_draft_tree_from_parents(batch.args(), emulator)) == "ok");
+  REQUIRE(to_string(cuda::launch_draft_tree_from_parents(args, emulator)) == "ok");
   return emulator.launches;
 }
 

@@ -147,7 +147,7 @@ Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   p.chunks = static_cast<std::int32_t>(chunks);
   p.block_pairs = kRowThreads;  // about two chunks per thread
   while (p.block_pairs > 1 && p.block_pairs * chunks > 2 * kRowThreads) p.block_pairs /= 2;
-  const std::int64_t blocks = ceil_div(p.pairs, p.block_pairs);
+  const std::int64_t blocks = detail::ceil_div(p.pairs, p.block_pairs);
   if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
   return chunk.call([&](auto width) {
     return launch(merge_states_rows<width>, blocks, kRowThreads, MergeBlock::bytes(p.part_count, p.block_pairs), false,
@@ -256,7 +256,7 @@ Status launch_merge_states_backward(const MergeStatesGrad& args, Launch&& launch
   p.chunks = static_cast<std::int32_t>(chunks);
   p.lanes = 1;
   while (p.lanes < 32 && p.lanes < chunks) p.lanes *= 2;
-  const std::int64_t blocks = ceil_div(p.pairs, kRowThreads / p.lanes);
+  const std::int64_t blocks = detail::ceil_div(p.pairs, kRowThreads / p.lanes);
   if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
   for (std::int64_t first = 0; first < args.parts.size(); first += kGradParts) {
     p.part_count = static_cast<std::int32_t>(std::min<std::int64_t>(kGradParts, args.parts.size() - first));
