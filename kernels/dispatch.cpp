@@ -245,7 +245,8 @@ Status accepts_rows_on_device(const char* op, bool f64) noexcept {
   return cuda::refuse_f64(op, f64 ? DType::f64 : DType::f32);
 }
 Status accepts_on_device(const MergeStates& args) noexcept {
-  return accepts_rows_on_device("merge_states", detail::merges_in_f64(args));
+  if (Status s = accepts_rows_on_device("merge_states", detail::merges_in_f64(args))) return s;
+  return cuda::accepts_parts(args);
 }
 Status accepts_on_device(const MergeStatesGrad& args) noexcept {
   return accepts_rows_on_device("merge_states_backward", detail::merges_in_f64(args));
@@ -262,8 +263,9 @@ Status accepts_on_device(const RopeRebase& args) noexcept {
 Status accepts_on_device(const KvAppend& args) noexcept {
   return accepts_rows_on_device("kv_append", detail::appends_in_f64(args));
 }
-Status accepts_on_device(const DraftTreeBatch&) noexcept {
-  return accepts_rows_on_device("draft_tree_from_parents", false);
+Status accepts_on_device(const DraftTreeBatch& args) noexcept {
+  if (Status s = accepts_rows_on_device("draft_tree_from_parents", false)) return s;
+  return cuda::accepts_words(args);
 }
 template <class Args>
 Status add_device_rows(ImplementationList<Args, Args>* list,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the implementations of attention on CUDA are: which layer kinds they take, and their cost constants.
+// What the implementations on CUDA are: which layer kinds those of attention take, and their cost constants; which
+// calls those of the operators on rows take.
 #pragma once
 
 #include <cstdint>
 
 #include "prefixshare/detail/validate.hpp"
+#include "prefixshare/draft_tree.hpp"
+#include "prefixshare/merge_states.hpp"
 #include "prefixshare/plan.hpp"
 
 namespace prefixshare {
@@ -59,6 +62,21 @@ inline Status accepts_mma(const char* op, const LayerKind& kind) noexcept {
   }
   if (!known) return refuse_kind(op, "D", kind.D, "one of 64, 96, 128, 192 and", kMmaDims[4].D);
   return refuse_kind(op, "Dv", kind.Dv, "==", kind.D == 192 ? 128 : kind.D);
+}
+
+inline constexpr std::int64_t kMaxMergeParts = 64;  // their places travel with the launch
+inline constexpr std::int32_t kMaxDraftWords = 16;  // of a row: a bit for each of the 1024 threads of a block
+
+/// `cuda:rows`, besides the types.
+inline Status accepts_parts(const MergeStates& args) noexcept {
+  if (args.parts.size() <= kMaxMergeParts) return {};
+  return detail::failure({"merge_states", "parts"}, "size", args.parts.size(), "<=", kMaxMergeParts, StatusUnit::number,
+                         StatusCode::unsupported);
+}
+inline Status accepts_words(const DraftTreeBatch& args) noexcept {
+  if (args.words_per_row <= kMaxDraftWords) return {};
+  return detail::failure({"draft_tree_from_parents", "words_per_row"}, "", args.words_per_row, "<=", kMaxDraftWords,
+                         StatusUnit::number, StatusCode::unsupported);
 }
 
 }  // namespace cuda
