@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "simt/models.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "simt/simt.hpp"
@@ -22,16 +23,13 @@ void load_matrices(MatrixLane* const (&lanes)[32], int matrices, bool transposed
 int bank_conflicts(MatrixLane* const (&lanes)[32], int matrices) {
   int conflicts = 0;
   for (int m = 0; m < matrices; ++m) {
-    int most = 1;
+    const auto row = [&](int i) { return reinterpret_cast<std::uintptr_t>(lanes[8 * m + i]->address) / 16; };
+    int rows[8] = {};  // different ones, in each group of four banks
+    int most = 0;
     for (int i = 0; i < 8; ++i) {
-      int same = 0;  // rows that differ from each other and lie in the banks of row i
-      for (int j = 0; j < 8; ++j) {
-        const auto row = [&](int k) { return reinterpret_cast<std::uintptr_t>(lanes[8 * m + k]->address) / 16; };
-        bool first = true;
-        for (int k = 0; k < j; ++k) first = first && row(k) != row(j);
-        if (first && row(j) % 8 == row(i) % 8) ++same;
-      }
-      most = same > most ? same : most;
+      bool first = true;
+      for (int k = 0; k < i; ++k) first = first && row(k) != row(i);
+      if (first) most = std::max(most, ++rows[row(i) % 8]);
     }
     conflicts += most - 1;
   }
@@ -85,7 +83,7 @@ void sincospi(float x, float* sin, float* cos) {
   const double quarter = std::nearbyint(2.0 * static_cast<double>(x));  // x = quarter / 2 + rest, both exact
   const double angle = 3.14159265358979323846 * (static_cast<double>(x) - 0.5 * quarter);
   const double s = std::sin(angle), c = std::cos(angle);
-  const int turns = static_cast<int>(std::fmod(quarter, 4.0) + 4.0) % 4;
+  const int turns = std::isfinite(x) ? static_cast<int>(std::fmod(quarter, 4.0) + 4.0) % 4 : 0;  // s and c are NaN then
   *sin = static_cast<float>(turns == 0 ? s : turns == 1 ? c : turns == 2 ? -s : -c);
   *cos = static_cast<float>(turns == 0 ? c : turns == 1 ? -s : turns == 2 ? -c : s);
 }
