@@ -9,9 +9,12 @@
 #include "cpu/operators.hpp"
 #include "prefixshare/context.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
+#include "prefixshare/detail/validate_rebase.hpp"
+#include "prefixshare/portable/draft_tree.hpp"
 #include "prefixshare/portable/kv_append.hpp"
 #include "prefixshare/portable/merge_states.hpp"
 #include "prefixshare/portable/rope.hpp"
+#include "prefixshare/portable/rope_rebase.hpp"
 #include "prefixshare/portable/tree_attention.hpp"
 
 namespace prefixshare {
@@ -149,6 +152,9 @@ Status accepts_rows(const RopeApply& args, Need need) noexcept {
 Status accepts_rows(const RopeShift& args, Need need) noexcept {
   return accepts_f32("rope_shift", arithmetic_of(args.x.dtype == DType::f64), need);
 }
+Status accepts_rows(const RopeRebase& args, Need need) noexcept {
+  return accepts_f32("rope_rebase", arithmetic_of(detail::rebases_in_f64(args)), need);
+}
 Status accepts_rows(const KvAppend& args, Need need) noexcept {
   return accepts_f32("kv_append", arithmetic_of(detail::appends_in_f64(args)), need);
 }
@@ -159,21 +165,23 @@ Status accepts_rows(const Args& args) noexcept {
 }
 
 /// The operators on rows, for one instruction set.
-template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Append>
+template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Rebase, auto Append>
 Status add_rows(Context* c, const char* name, const CostModel& cost) noexcept {
   if (Status s = add<Merge>(&c->merge_states, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<MergeBackward>(&c->merge_states_backward, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Apply>(&c->rope_apply, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Shift>(&c->rope_shift, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<Rebase>(&c->rope_rebase, name, cost, accepts_rows<need>)) return s;
   return add<Append>(&c->kv_append, name, cost, accepts_rows<need>);
 }
 Status add_x86_rows(Context* c) noexcept {
   const Status s =
       add_rows<needs_avx512, &cpu::merge_states_avx512, &cpu::merge_states_backward_avx512, &cpu::rope_apply_avx512,
-               &cpu::rope_shift_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512", avx512_cost());
+               &cpu::rope_shift_avx512, &cpu::rope_rebase_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512",
+                                                                                          avx512_cost());
   if (!s.ok()) return s;
   return add_rows<needs_avx2, &cpu::merge_states_avx2, &cpu::merge_states_backward_avx2, &cpu::rope_apply_avx2,
-                  &cpu::rope_shift_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
+                  &cpu::rope_shift_avx2, &cpu::rope_rebase_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
 }
 
 #else
@@ -193,7 +201,9 @@ Status add_portable(Context* c) noexcept {
   if (Status s = add<&portable::merge_states_backward_part>(&c->merge_states_backward, kName, cost)) return s;
   if (Status s = add<&portable::rope_apply_part>(&c->rope_apply, kName, cost)) return s;
   if (Status s = add<&portable::rope_shift_part>(&c->rope_shift, kName, cost)) return s;
-  return add<&portable::kv_append_part>(&c->kv_append, kName, cost);
+  if (Status s = add<&portable::rope_rebase_part>(&c->rope_rebase, kName, cost)) return s;
+  if (Status s = add<&portable::kv_append_part>(&c->kv_append, kName, cost)) return s;
+  return add<&portable::draft_tree_from_parents_part>(&c->draft_tree_from_parents, kName, cost);
 }
 
 /// Validates, chooses and runs an operator whose arguments are its problem. Without an implementation for the space of
@@ -266,8 +276,16 @@ Status rope_apply(const Context& context, const RopeApply& args) noexcept {
 Status rope_shift(const Context& context, const RopeShift& args) noexcept {
   return run_operator("rope_shift", context.executor, context.rope_shift, args, args.out.space);
 }
+Status rope_rebase(const Context& context, const RopeRebase& args) noexcept {
+  const MemorySpace space =
+      args.layers.empty() || args.layers.data() == nullptr ? MemorySpace::host : args.layers[0].k.space;
+  return run_operator("rope_rebase", context.executor, context.rope_rebase, args, space);
+}
 Status kv_append(const Context& context, const KvAppend& args) noexcept {
   return run_operator("kv_append", context.executor, context.kv_append, args, args.pool.k.space);
+}
+Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept {
+  return run_operator("draft_tree_from_parents", context.executor, context.draft_tree_from_parents, args, args.space);
 }
 
 }  // namespace v0_1

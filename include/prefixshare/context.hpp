@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "prefixshare/detail/macros.hpp"
+#include "prefixshare/draft_tree.hpp"
 #include "prefixshare/executor.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
+#include "prefixshare/rope_rebase.hpp"
 #include "prefixshare/shared_prefix_attention.hpp"
 #include "prefixshare/tree_attention.hpp"
 
@@ -62,7 +64,9 @@ struct Context {
   ImplementationList<MergeStatesGrad, MergeStatesGrad> merge_states_backward;
   ImplementationList<RopeApply, RopeApply> rope_apply;
   ImplementationList<RopeShift, RopeShift> rope_shift;
+  ImplementationList<RopeRebase, RopeRebase> rope_rebase;
   ImplementationList<KvAppend, KvAppend> kv_append;
+  ImplementationList<DraftTreeBatch, DraftTreeBatch> draft_tree_from_parents;
   Executor executor;
   char machine[kNameCapacity] = "default";  ///< whose measured cost constants create_context took; docs/plan.md
 };
@@ -106,7 +110,9 @@ PREFIXSHARE_API Status merge_states(const Context& context, const MergeStates& a
 PREFIXSHARE_API Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept;
 PREFIXSHARE_API Status rope_apply(const Context& context, const RopeApply& args) noexcept;
 PREFIXSHARE_API Status rope_shift(const Context& context, const RopeShift& args) noexcept;
+PREFIXSHARE_API Status rope_rebase(const Context& context, const RopeRebase& args) noexcept;
 PREFIXSHARE_API Status kv_append(const Context& context, const KvAppend& args) noexcept;
+PREFIXSHARE_API Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept;
 
 /// One line of an explanation: an implementation, and ok or why it declined.
 struct Verdict {

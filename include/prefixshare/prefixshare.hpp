@@ -14,6 +14,7 @@
 #include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
+#include "prefixshare/rope_rebase.hpp"
 #include "prefixshare/shared_prefix_attention.hpp"
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"

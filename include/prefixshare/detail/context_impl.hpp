@@ -102,7 +102,9 @@ void for_each_list(Context* c, F&& f) {
   f(c->merge_states_backward);
   f(c->rope_apply);
   f(c->rope_shift);
+  f(c->rope_rebase);
   f(c->kv_append);
+  f(c->draft_tree_from_parents);
 }
 
 inline void copy_name(char (&to)[kNameCapacity], const char* from) noexcept {

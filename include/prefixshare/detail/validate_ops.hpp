@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What merge_states, rope and kv_append ask of their arguments before anything is written. Arguments are checked in the
-// order of their struct, then overlaps. `space` is the memory space of the implementation that is to run.
+// What merge_states, rope, kv_append and draft_tree_from_parents ask of their arguments before anything is written.
+// Arguments are checked in the order of their struct, then overlaps. `space` is the memory space of the implementation
+// that is to run.
 #pragma once
 
 #include <cstdint>
 
 #include "prefixshare/detail/validate.hpp"
+#include "prefixshare/draft_tree.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/rope.hpp"
@@ -213,6 +215,44 @@ inline Status validate(const KvAppend& args, MemorySpace space = MemorySpace::ho
     if (Status s = check_rope({kOp, "rope"}, *args.rope, args.k.shape[2])) return s;
   }
   return check_append_overlap(args);
+}
+
+/// Whether plain memory is where an implementation reads it.
+inline Status check_space(Where at, MemorySpace got, MemorySpace want) noexcept {
+  if (got == want) return {};
+  const bool known = got == MemorySpace::host || got == MemorySpace::device;
+  return failure(at, "", static_cast<int>(got), "==", static_cast<int>(want), StatusUnit::space,
+                 known ? StatusCode::backend_unavailable : StatusCode::invalid_argument);
+}
+
+/// No output of draft_tree_from_parents meets another list.
+inline Status check_draft_overlap(const DraftTreeBatch& args) noexcept {
+  constexpr const char* kNames[] = {"parents", "offsets", "depth", "words", "faults"};
+  const Footprint lists[] = {footprint(args.parents), footprint(args.offsets), footprint(args.depth),
+                             footprint(args.words), footprint(args.faults)};
+  for (int output = 2; output < 5; ++output) {
+    for (int other = 0; other < output; ++other) {
+      if (overlap(lists[output], lists[other])) {
+        return failure({"draft_tree_from_parents", kNames[output]}, "overlap", 1, "==", 0);
+      }
+    }
+  }
+  return {};
+}
+
+inline Status validate(const DraftTreeBatch& args, MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* kOp = "draft_tree_from_parents";
+  const std::int64_t nodes = args.parents.size(), trees = args.offsets.size() - 1;
+  if (Status s = check_array({kOp, "parents"}, args.parents, nodes < 0 ? 0 : nodes)) return s;
+  if (Status s = check_array({kOp, "offsets"}, args.offsets, trees < 0 ? 1 : trees + 1)) return s;
+  if (Status s = check_array({kOp, "depth"}, args.depth, nodes)) return s;
+  if (args.words_per_row < 1) return failure({kOp, "words_per_row"}, "", args.words_per_row, ">=", 1);
+  const std::int64_t words = checked_product(nodes, args.words_per_row);
+  if (words < 0) return failure({kOp, "words_per_row"}, "", args.words_per_row, "<=", INT64_MAX / nodes);
+  if (Status s = check_array({kOp, "words"}, args.words, words)) return s;
+  if (Status s = check_array({kOp, "faults"}, args.faults, trees)) return s;
+  if (Status s = check_space({kOp, "space"}, args.space, space)) return s;
+  return check_draft_overlap(args);
 }
 
 }  // namespace detail
