@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stream of key tiles that a block works through: while one tile is multiplied, the next is on its way into shared
+// memory, and the places of the one after it are being looked up. The stream goes on from item to item.
+#pragma once
+
+#include <cstdint>
+
+#include "prefixshare/cuda/key_walk.cuh"
+#include "prefixshare/cuda/tile.cuh"
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace cuda {
+
+/// What a logit and a probability need of a key beside the key: only there if some pool has scales or a bias.
+struct KeyColumn {
+  const float* bias;         ///< null: none
+  std::int64_t bias_stride;  ///< from query head to query head
+  float k_scale, v_scale;
+};
+
+/// A tile of keys and values in shared memory, and which of its columns each packed row sees.
+template <int D, int Dv>
+struct KeyStage {
+  /// 64 keys; 32 where a head has so many dims that two blocks would not fit an SM otherwise.
+  static constexpr int kKeys = D > 192 ? 32 : 64;
+  static constexpr int kValuesAt = kKeys * Tile<D>::kRowBytes;
+  static constexpr int kVisibleAt = kValuesAt + kKeys * Tile<Dv>::kRowBytes;
+  static constexpr int kColumnsAt = kVisibleAt + kWideRows * 8;
+  static constexpr int kBytes = kColumnsAt + kKeys * static_cast<int>(sizeof(KeyColumn));
+  static constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kKeys);
+  static_assert(kBytes % 128 == 0);
+
+  unsigned char* data;
+
+  PREFIXSHARE_DEVICE Tile<D> keys() const { return {data}; }
+  PREFIXSHARE_DEVICE Tile<Dv> values() const { return {data + kValuesAt}; }
+  PREFIXSHARE_DEVICE std::uint64_t* visible() const { return reinterpret_cast<std::uint64_t*>(data + kVisibleAt); }
+  PREFIXSHARE_DEVICE KeyColumn* columns() const { return reinterpret_cast<KeyColumn*>(data + kColumnsAt); }
+};
+
+/// Whether logits or probabilities depend on more of a key than its product with the query.
+PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
+  bool any = false;
+  PREFIXSHARE_UNROLL
+  for (int i = 0; i < kMaxPools; ++i) {
+    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 ||
+          p.pools[i].v_scale.granularity != 0;
+  }
+  return any;
+}
+
+/// The items of a forward, for KeyTiles.
+struct ForwardItems {
+  const AttendParams& p;
+
+  PREFIXSHARE_DEVICE const ImageItem& operator()(std::int32_t i) const { return items_of(p)[i]; }
+};
+
+/// `Items` gives item i as ImageItem, asked in ascending order: its runs, its packed rows, its KV head.
+template <int D, int Dv, class Items = ForwardItems>
+class KeyTiles {
+ public:
+  using Stage = KeyStage<D, Dv>;
+
+  /// Starts the first tile of items [first, end).
+  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, Items items, unsigned char* memory, std::int32_t first,
+                              std::int32_t end)
+      : p_(p),
+        items_(items),
+        memory_(memory),
+        walk_(p),
+        item_(first - 1),
+        end_(end),
+        has_columns_(has_key_columns(p)) {
+    for (int i = 0; i < 2; ++i) {
+      if (i > 0) start();
+      find();
+    }
+  }
+
+  /// Whether the tile on its way belongs to this item, and to this one of its chunks.
+  PREFIXSHARE_DEVICE bool goes_on(std::int32_t item, std::int32_t chunk) const {
+    return coming_item_ == item && coming_chunk_ == chunk;
+  }
+  /// The item that it belongs to; -1: none comes.
+  PREFIXSHARE_DEVICE std::int32_t item() const { return coming_item_; }
+  /// Row instances that it meets.
+  PREFIXSHARE_DEVICE std::int32_t instances() const { return coming_instances_; }
+  PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
+
+  /// The tile on its way, once it is there for all threads; the next one starts. All that they did with the tile
+  /// before, or with `free`, is done.
+  PREFIXSHARE_DEVICE Stage take() {
+    ptx::copy_async_wait<0>();
+    ptx::sync_block();
+    const Stage taken = stage(coming_);
+    start();
+    find();
+    return taken;
+  }
+  /// The stage that no copy is on its way to: after a sync_block the threads may use it until they `take`.
+  PREFIXSHARE_DEVICE Stage free() const { return stage(coming_ ^ 1); }
+
+ private:
+  // A warp copies a quarter of the keys and values. Lane i looks up where key i of them lies, and the lanes after those
+  // where the values do.
+  static constexpr int kWarpKeys = Stage::kKeys / 4;
+  static constexpr std::int32_t kNoItem = -1;
+
+  PREFIXSHARE_DEVICE Stage stage(int i) const { return {memory_ + i * Stage::kBytes}; }
+  static PREFIXSHARE_DEVICE int warp_column(int thread) { return thread / 32 * kWarpKeys; }
+  static PREFIXSHARE_DEVICE int lane_column(int thread) { return warp_column(thread) + thread % kWarpKeys; }
+  static PREFIXSHARE_DEVICE bool lane_has_value(int thread) { return thread / kWarpKeys % 2 == 1; }
+
+  /// Looks up the places of the next tile and what this thread's row sees of it. The loads have as long as the products
+  /// of a tile take.
+  PREFIXSHARE_DEVICE void find() {
+    while (walk_.done()) {
+      if (++item_ >= end_) return;
+      open(items_(item_));
+    }
+    if (walk_.instances() != instances_) meet(walk_.instances());
+    chunk_ = p_.plan.header().invariant != 0 ? walk_.chunk() - first_chunk_ : 0;
+    const int column = lane_column(ptx::opaque(ptx::thread()));
+    place_ = {0, 0};
+    pool_ = 0;
+    visible_ = row_ < 0 ? Stage::kAll : 0;
+    columns_ = walk_.next([&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
+      if (column >= begin && column < begin + count) {
+        place_ = place_of(p_, run, key + column - begin);
+        pool_ = run.pool;
+      }
+      if (row_ >= 0) visible_ |= visible_keys(p_, run, key, count, row_, order_) << begin;
+    });
+  }
+  /// Turns to an item: this thread, if it is one of the first kWideRows, has a packed row of it.
+  PREFIXSHARE_DEVICE void open(const ImageItem& item) {
+    walk_.start(item);
+    kv_head_ = item.kv_head;
+    first_chunk_ = first_chunk(p_, item);
+    instances_ = -1;
+    const int m = ptx::opaque(ptx::thread());
+    row_ = m < item.packed_count ? (item.first_packed + m) / (p_.Hq / p_.Hkv) : -1;
+  }
+  PREFIXSHARE_DEVICE void meet(std::int32_t instances) {
+    instances_ = instances;
+    if (row_ < 0) return;
+    const ImageInstance& row = instances_of(p_)[instances + row_];
+    order_ = std::int64_t{row.order} - shortfall(p_, row.length_slot);
+  }
+
+  /// Starts the copies of the tile that was found.
+  PREFIXSHARE_DEVICE void start() {
+    coming_item_ = item_ < end_ ? item_ : kNoItem;
+    if (item_ >= end_) return;
+    coming_ ^= 1;
+    coming_instances_ = instances_;
+    coming_chunk_ = chunk_;
+    const Stage to = stage(coming_);
+    const int thread = ptx::opaque(ptx::thread());
+    if (thread < kWideRows) to.visible()[thread] = visible_;
+    if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(lane_column(thread));
+    const unsigned char* row = address(lane_has_value(thread));
+    copy<D>(to.keys(), thread, row, 0, p_.D);
+    copy<Dv>(to.values(), thread, row, kWarpKeys, p_.Dv);
+    ptx::copy_async_commit();
+  }
+  /// Copies this warp's rows of a tile. Columns without a key and dims beyond `width` become zero: what a probability
+  /// of zero is multiplied by must be finite.
+  template <int Width>
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane,
+                               std::int32_t width) const {
+    const int first = warp_column(thread), left = columns_ - first;
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < kChunkRounds<Width, kWarpKeys>; ++i) {
+      round_chunk<Width, kWarpKeys>(i, thread % 32, first, row, first_lane,
+                                    [&](int r, int chunk, int at, const unsigned char* from) {
+                                      ptx::copy_async(to.data + at, from, r < left && chunk * 8 < width ? 16 : 0);
+                                    });
+    }
+  }
+  /// Where the key, or the value, that this lane looked up begins.
+  PREFIXSHARE_DEVICE const unsigned char* address(bool value) const {
+    const PoolParams& pool = p_.pools[pool_];
+    const std::int64_t offset =
+        value ? offset_of(pool.v_stride, place_, kv_head_) : offset_of(pool.k_stride, place_, kv_head_);
+    return static_cast<const unsigned char*>(value ? pool.v : pool.k) + 2 * offset;
+  }
+  PREFIXSHARE_DEVICE KeyColumn describe(int column) const {
+    if (column >= columns_) return {nullptr, 0, 1.0f, 1.0f};
+    const PoolParams& pool = p_.pools[pool_];
+    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, place_, pool.page_size, kv_head_, p_.Hkv),
+                scale_at(pool.v_scale, place_, pool.page_size, kv_head_, p_.Hkv)};
+    if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, place_, 0);
+    return c;
+  }
+
+  const AttendParams& p_;
+  Items items_;
+  unsigned char* memory_;
+  KeyWalk<Stage::kKeys> walk_;
+  std::int32_t item_, end_;  // the item that the walk is in
+
+  // The tile that was found: of the item, for the row and the column of this thread.
+  std::int32_t kv_head_ = 0, first_chunk_ = 0, chunk_ = 0;
+  std::int32_t instances_ = -1;
+  std::int32_t columns_ = 0;
+  std::int32_t row_ = -1;  // number of the row in its tile; -1: none
+  std::int64_t order_ = 0;
+  std::uint64_t visible_ = 0;
+  KeyPlace place_ = {0, 0};
+  std::int32_t pool_ = 0;
+
+  // The tile on its way.
+  std::int32_t coming_item_ = kNoItem, coming_instances_ = -1, coming_chunk_ = 0;
+  int coming_ = 1;  // its stage
+  bool has_columns_;
+};
+
+}  // namespace cuda
+}  // namespace v0_1
+}  // namespace prefixshare
