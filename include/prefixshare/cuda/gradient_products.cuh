@@ -16,6 +16,10 @@ namespace cuda {
 
 inline constexpr float kNoRow = -kEmptyLse;  ///< lse of a packed row that is not there: its probabilities are 0
 
+/// Columns of a product that a warp has in registers at a time, beside its sums of D dims.
+template <int D>
+inline constexpr int kGradientPart = D > 128 ? 16 : 32;
+
 /// c += a b^T: elements [16 step, 16 step + 16) of `a`, an operand, and of the first 8 Blocks rows of `b`.
 template <class T, int Width, int Blocks>
 PREFIXSHARE_DEVICE void multiply_step(float (&c)[Blocks][4], const std::uint32_t (&left)[4], Tile<Width> b, int step,

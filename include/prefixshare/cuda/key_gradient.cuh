@@ -28,7 +28,9 @@ template <class T, int D, int Dv>
 class KeyGradient {
   using Memory = KeyGradientMemory<D, Dv>;
   using Stage = RowStage<D, Dv>;
-  static constexpr int kBlocks = Stage::kRows / 8;
+  static constexpr int kPartRows = kGradientPart<D>;
+  static constexpr int kBlocks = kPartRows / 8;
+  enum class Visibility { none, some, all };
 
  public:
   PREFIXSHARE_DEVICE KeyGradient(const AttendGradParams& p, const ImageKeyWork& work, unsigned char* memory)
@@ -86,19 +88,32 @@ class KeyGradient {
     const int lane = ptx::opaque(ptx::lane());
     const Visibility visible = visibility(stage, lane);
     if (visible == Visibility::none) return false;
+    PREFIXSHARE_ROLL
+    for (int first = 0; first < Stage::kRows; first += kPartRows) absorb_part(stage, first, visible, lane);
+    if (visible == Visibility::all) return false;
+    return sums_values() ? has_not_finite<T, Stage::kRows>(stage.outputs(), lane)
+                         : has_not_finite<T, Stage::kRows>(stage.queries(), lane);
+  }
+  /// Adds rows [first, first + kPartRows) of a tile.
+  PREFIXSHARE_DEVICE void absorb_part(Stage stage, int first, Visibility visible, int lane) {
+    const Tile<D> queries = {stage.queries().data + first * Tile<D>::kRowBytes};
+    const Tile<Dv> outputs = {stage.outputs().data + first * Tile<Dv>::kRowBytes};
     float s[kBlocks][4] = {}, dp[kBlocks][4] = {};
-    multiply_rows<T>(s, keys(), first_key(), stage.queries(), lane);
-    if (!sums_values()) multiply_rows<T>(dp, values(), first_key(), stage.outputs(), lane);
+    multiply_rows<T>(s, keys(), first_key(), queries, lane);
+    if (!sums_values()) multiply_rows<T>(dp, values(), first_key(), outputs, lane);
     if (has_options_) {
-      score_with_options(stage, s, dp, lane);
+      score_with_options(stage, first, s, dp, lane);
     } else {
-      score(stage, s, dp, lane);
+      score(stage, first, s, dp, lane);
     }
-    if (visible == Visibility::some) hide(stage, s, lane);
-    return sums_values() ? add(s, stage.outputs(), visible, lane) : add(s, stage.queries(), visible, lane);
+    if (visible == Visibility::some) hide(stage, first, s, lane);
+    if (sums_values()) {
+      multiply_columns<T>(sum_, s, outputs, lane);
+    } else {
+      multiply_columns<T>(sum_, s, queries, lane);
+    }
   }
 
-  enum class Visibility { none, some, all };
   /// How many pairs of a tile's rows and this warp's keys are seen.
   PREFIXSHARE_DEVICE Visibility visibility(Stage stage, int lane) const {
     bool any = false, all = true;
@@ -111,47 +126,42 @@ class KeyGradient {
     if (ptx::ballot(any) == 0) return Visibility::none;
     return ptx::ballot(!all) == 0 ? Visibility::all : Visibility::some;
   }
-  /// Calls f(block, element, row) for this lane's results.
+  /// Calls f(block, element, row) for this lane's results of the part that begins at row `first`.
   template <class F>
-  static PREFIXSHARE_DEVICE void each_result(int lane, F&& f) {
+  static PREFIXSHARE_DEVICE void each_result(int first, int lane, F&& f) {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       PREFIXSHARE_UNROLL
-      for (int c = 0; c < 4; ++c) f(b, c, 8 * b + 2 * (lane % 4) + c % 2);
+      for (int c = 0; c < 4; ++c) f(b, c, first + 8 * b + 2 * (lane % 4) + c % 2);
     }
   }
 
   /// Products to probabilities, or to the gradients of products where this warp sums dK.
-  PREFIXSHARE_DEVICE void score(Stage stage, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4], int lane) const {
+  PREFIXSHARE_DEVICE void score(Stage stage, int first, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4],
+                                int lane) const {
     const float scale = a_.scale * kLog2E;
-    each_result(lane, [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
+    each_result(first, lane, [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
     if (sums_values()) return;
-    each_result(lane, [&](int b, int c, int row) { s[b][c] *= dp[b][c] - stage.row_dot()[row]; });
+    each_result(first, lane, [&](int b, int c, int row) { s[b][c] *= dp[b][c] - stage.row_dot()[row]; });
   }
-  PREFIXSHARE_DEVICE void score_with_options(Stage stage, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4],
-                                             int lane) const {
+  PREFIXSHARE_DEVICE void score_with_options(Stage stage, int first, float (&s)[kBlocks][4],
+                                             const float (&dp)[kBlocks][4], int lane) const {
     const ScoreRule rule(a_);
     const std::int32_t group = a_.Hq / a_.Hkv;
     const KeyColumn key[2] = {columns()[first_key() + lane / 4], columns()[first_key() + lane / 4 + 8]};
-    each_result(lane, [&](int b, int c, int row) {
+    each_result(first, lane, [&](int b, int c, int row) {
       const std::int32_t head = work_.kv_head * group + (stage.first_packed + row) % group;
       float slope;
       const float p = ptx::exp2(rule.logit(s[b][c], key[c / 2], head, &slope) - stage.lse()[row]);
       s[b][c] = sums_values() ? p : p * (dp[b][c] * key[c / 2].v_scale - stage.row_dot()[row]) * slope;
     });
   }
-  PREFIXSHARE_DEVICE void hide(Stage stage, float (&s)[kBlocks][4], int lane) const {
+  PREFIXSHARE_DEVICE void hide(Stage stage, int first, float (&s)[kBlocks][4], int lane) const {
     const int key = first_key() + lane / 4;
-    each_result(lane, [&](int b, int c, int row) {
+    each_result(first, lane, [&](int b, int c, int row) {
       if ((stage.visible()[row] >> (key + c / 2 * 8) & 1) == 0) s[b][c] = 0.0f;
     });
   }
-  template <int Width>
-  PREFIXSHARE_DEVICE bool add(const float (&c)[kBlocks][4], Tile<Width> right, Visibility visible, int lane) {
-    multiply_columns<T>(sum_, c, right, lane);
-    return visible == Visibility::some && has_not_finite<T, Stage::kRows>(right, lane);
-  }
-
   PREFIXSHARE_DEVICE void write() const {
     const PoolGradParams& grad = p_.grads[work_.pool];
     PREFIXSHARE_UNROLL

@@ -21,7 +21,8 @@ inline constexpr int kPlainRows = 16;  // of a tile, and as many keys
 struct PlainRow {
   std::int64_t row;
   std::int64_t order;   // in this call
-  double position;      // by which it turns
+  double position;      // angle position in its frame
+  double by;            // what `turn` turns it by
   std::int32_t head;    // query head; -1: there is no row
   std::uint32_t seen;   // bit j: sees key j of the tile
   float lse, row_dot;
@@ -64,12 +65,12 @@ class PlainTile {
 
   /// Describes row i, unless it is there already: of instance `instance`, as query head `head`; -1: none.
   PREFIXSHARE_DEVICE void describe_row(int i, std::int32_t instance, std::int32_t head) const {
-    PlainRow r{0, 0, 0.0, head, 0, kEmptyRow, 0.0f};
+    PlainRow r{0, 0, 0.0, 0.0, head, 0, kEmptyRow, 0.0f};
     if (head >= 0) {
       const ImageInstance& from = instances_of(a_)[instance];
       r.row = from.row;
       r.order = std::int64_t{from.order} - shortfall(a_, from.length_slot);
-      r.position = turn_position(a_, from);
+      r.position = r.by = turn_position(a_, from);
       r.lse = a_.lse[r.row * a_.lse_stride[0] + head * a_.lse_stride[1]];
       r.row_dot = p_.row_dot[r.row * a_.Hq + head];
     }
@@ -79,20 +80,18 @@ class PlainTile {
   PREFIXSHARE_DEVICE void load_queries() const {
     load(q_, a_.D, a_.q_dtype, a_.q, a_.q_stride);
     ptx::sync_block();
-    turn(q_, false);
+    turn(q_, turn_gain(a_));
   }
   PREFIXSHARE_DEVICE void load_outputs() const { load(dout_, a_.Dv, p_.dout_dtype, p_.dout, p_.dout_stride); }
 
-  /// Turns rows of D elements in shared memory by the positions of the rows, or back.
-  PREFIXSHARE_DEVICE void turn(float* x, bool back) const {
+  /// Turns rows of D elements in shared memory, times `gain`, each by what its description says.
+  PREFIXSHARE_DEVICE void turn(float* x, float gain) const {
     const int pairs = a_.rope.pairs;
-    const float gain = turn_gain(a_);
     for (int i = ptx::thread(); i < kPlainRows * pairs; i += Threads) {
       const PlainRow& r = rows_[i / pairs];
-      if (r.head < 0 || (r.position == 0 && gain == 1.0f)) continue;
+      if (r.head < 0 || (r.by == 0 && gain == 1.0f)) continue;
       float sine, cosine;
-      turn_angle(a_, i % pairs, r.position, gain, &sine, &cosine);
-      if (back) sine = -sine;
+      turn_angle(a_, i % pairs, r.by, gain, &sine, &cosine);
       const TurnPair at = turn_pair(a_.rope, i % pairs);
       float* const first = x + i / pairs * width(a_.D) + at.first;
       float* const second = x + i / pairs * width(a_.D) + at.second;
@@ -302,23 +301,22 @@ class PlainQueryGradient {
     const ImageQuerySpan* spans = a_.plan.list<ImageQuerySpan>(a_.plan.header().query_spans_at) + work_.first_span;
     for (first_ = 0; first_ < work_.packed_count; first_ += kPlainRows) {
       count_ = work_.packed_count - first_ < kPlainRows ? work_.packed_count - first_ : kPlainRows;
-      clear(dq_);
-      clear(frame_);
+      clear();
       instances_ = -1;
       for (std::int32_t s = 0; s < work_.span_count; ++s) {
         for (std::int32_t r = 0; r < spans[s].run_count; ++r) meet(runs_of(a_)[spans[s].first_run + r], spans[s].offset);
       }
-      turn_back();
+      if (instances_ >= 0) turn_sums(turn_gain(a_), [](double position) { return -position; });
       write();
     }
   }
 
  private:
-  static PREFIXSHARE_DEVICE void clear(float (&x)[kPlainRows][kColumns]) {
+  PREFIXSHARE_DEVICE void clear() {
     PREFIXSHARE_UNROLL
     for (int i = 0; i < kPlainRows; ++i) {
       PREFIXSHARE_UNROLL
-      for (int c = 0; c < kColumns; ++c) x[i][c] = 0;
+      for (int c = 0; c < kColumns; ++c) dq_[i][c] = 0;
     }
   }
   /// Row of the group, and query head, of row i.
@@ -354,13 +352,26 @@ class PlainQueryGradient {
   }
   /// Turns to the rows' frame at `instances`, which is the group's first row there.
   PREFIXSHARE_DEVICE void load_rows(std::int32_t instances) {
-    turn_back();
+    const auto instance = [&] { return instances_of(a_)[instances + group_row(ptx::thread())]; };
+    if (instances_ >= 0) turn_sums(1.0f, [&](double position) { return turn_position(a_, instance()) - position; });
     instances_ = instances;
     ptx::sync_block();
     if (const int i = ptx::thread(); i < kPlainRows) tile_.describe_row(i, instances + group_row(i), head(i));
     ptx::sync_block();
     tile_.load_outputs();
     tile_.load_queries();
+  }
+  /// Turns the sums of a row, times `gain`, by what `by` makes of its position. They pass through the queries' memory.
+  template <class F>
+  PREFIXSHARE_DEVICE void turn_sums(float gain, F&& by) {
+    if (a_.rope.pairs == 0) return;
+    float* const rows = tile_.query_memory();
+    ptx::sync_block();
+    if (const int i = ptx::thread(); i < count_) tile_.row(i).by = by(tile_.row(i).position);
+    each_sum([&](float& sum, int i, int d) { rows[i * Tile16::width(a_.D) + d] = sum; });
+    ptx::sync_block();
+    tile_.turn(rows, gain);
+    each_sum([&](float& sum, int i, int d) { sum = rows[i * Tile16::width(a_.D) + d]; });
   }
   PREFIXSHARE_DEVICE void add() {
     PREFIXSHARE_UNROLL
@@ -370,41 +381,28 @@ class PlainQueryGradient {
         const float k = tile_.k(j, d);
         PREFIXSHARE_UNROLL
         for (int i = 0; i < kPlainRows; ++i) {
-          if (tile_.sees(i, j)) frame_[i][c] = fmaf(tile_.ds(i, j), k, frame_[i][c]);
+          if (tile_.sees(i, j)) dq_[i][c] = fmaf(tile_.ds(i, j), k, dq_[i][c]);
         }
       }
     }
   }
-  /// Adds what was summed in the present frame, turned back into the caller's.
-  PREFIXSHARE_DEVICE void turn_back() {
-    if (instances_ < 0) return;
-    if (a_.rope.pairs > 0) {
-      ptx::sync_block();
-      each_element([&](int i, int c, int d) { tile_.query_memory()[i * Tile16::width(a_.D) + d] = frame_[i][c]; });
-      ptx::sync_block();
-      tile_.turn(tile_.query_memory(), true);
-      each_element([&](int i, int c, int d) { frame_[i][c] = tile_.query_memory()[i * Tile16::width(a_.D) + d]; });
-    }
-    each_element([&](int i, int c, int) { dq_[i][c] += frame_[i][c]; });
-    clear(frame_);
-  }
-  PREFIXSHARE_DEVICE void write() const {
+  PREFIXSHARE_DEVICE void write() {
     const std::int32_t* rows = a_.plan.list<std::int32_t>(a_.plan.header().group_rows_at) + work_.first_row;
-    each_element([&](int i, int c, int d) {
+    each_sum([&](float& sum, int i, int d) {
       if (i >= count_) return;
       const std::int64_t at = rows[group_row(i)] * p_.dq_stride[0] + head(i) * p_.dq_stride[1];
-      put_element(p_.dq_dtype, p_.dq, at + d, dq_[i][c], p_.accumulate != 0);
+      put_element(p_.dq_dtype, p_.dq, at + d, sum, p_.accumulate != 0);
     });
   }
-  /// Calls f(row, column, dim) for the elements that this thread sums.
+  /// Calls f(sum, row, dim) for the sums of this thread.
   template <class F>
-  PREFIXSHARE_DEVICE void each_element(F&& f) const {
+  PREFIXSHARE_DEVICE void each_sum(F&& f) {
     PREFIXSHARE_UNROLL
     for (int i = 0; i < kPlainRows; ++i) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < kColumns; ++c) {
         const int d = ptx::thread() + c * Threads;
-        if (d < a_.D) f(i, c, d);
+        if (d < a_.D) f(dq_[i][c], i, d);
       }
     }
   }
@@ -415,8 +413,8 @@ class PlainQueryGradient {
   Tile16 tile_;
   std::int32_t group_;
   std::int32_t first_ = 0, count_ = 0;  // rows that are summed up now
-  std::int32_t instances_ = -1;         // whose frame they are in
-  float dq_[kPlainRows][kColumns], frame_[kPlainRows][kColumns];
+  std::int32_t instances_ = -1;         // whose frame they and their sums are in
+  float dq_[kPlainRows][kColumns];
 };
 
 }  // namespace cuda

@@ -51,7 +51,7 @@ class QuerySpans {
 /// no room in registers.
 template <int D, int Dv>
 struct QueryGradientMemory {
-  static constexpr bool kOutputsInRegisters = Dv <= 128;
+  static constexpr bool kOutputsInRegisters = D <= 128;
   static constexpr int kQueriesAt = 2 * KeyStage<D, Dv>::kBytes;
   static constexpr int kOutputsAt = kQueriesAt + kWideRows * Tile<D>::kRowBytes;
   static constexpr int kBytes = kOutputsAt + (kOutputsInRegisters ? 0 : kWideRows * Tile<Dv>::kRowBytes);
@@ -64,7 +64,9 @@ class QueryGradient {
   using Memory = QueryGradientMemory<D, Dv>;
   using Stage = KeyStage<D, Dv>;
   using Tiles = KeyTiles<D, Dv, QuerySpans>;
-  static constexpr int kBlocks = Stage::kKeys / 8;
+  static constexpr int kPartKeys = kGradientPart<D>;
+  static constexpr std::uint32_t kPartSeen = ~0u >> (32 - kPartKeys);
+  static constexpr int kBlocks = kPartKeys / 8;
 
  public:
   /// `first_item` is the item of the work's first span.
@@ -82,7 +84,7 @@ class QueryGradient {
       odd = absorb(tiles_.take()) || odd;
     }
     if (ptx::any_block(odd)) return false;
-    if (a_.rope.pairs > 0 && frame_ >= 0) turn(-position_, turn_gain(a_));
+    if (a_.rope.pairs > 0 && frame_ >= 0) turn(-position(frame_), turn_gain(a_));
     write();
     return true;
   }
@@ -115,7 +117,6 @@ class QueryGradient {
       const float lse = a_.lse[row.row * a_.lse_stride[0] + row.head * a_.lse_stride[1]];
       lse_[r] = m >= work_.packed_count || lse == kEmptyLse ? kNoRow : lse * kLog2E;
       row_dot_[r] = p_.row_dot[row.row * a_.Hq + row.head];
-      head_[r] = row.head;
     }
   }
   PREFIXSHARE_DEVICE void load_outputs() {
@@ -139,13 +140,18 @@ class QueryGradient {
     const std::int32_t frame = instances + span.offset;
     if (frame_ >= 0 && (frame == frame_ || a_.rope.pairs == 0)) return;
     const ImageItem rows = item_of(a_, work_, span);
-    const QueryRows16<T, D> load(a_, rows, first_row(), instances);
-    if (frame_ >= 0) turn(load.position() - position_, 1.0f);
+    if (frame_ >= 0) turn(position(frame) - position(frame_), 1.0f);
     frame_ = frame;
-    position_ = load.position();
-    ptx::sync_warp();
+    const QueryRows16<T, D> load(a_, rows, first_row(), instances);
+    ptx::sync_warp();  // what these rows held has been read
     load.copy(queries());
     if (load.turn()) load.turn_into(queries(), QueryPart::nearest);
+  }
+  /// Angle position of row lane % 16 in a frame.
+  PREFIXSHARE_DEVICE double position(std::int32_t frame) const {
+    const int m = first_row() + ptx::lane() % 16;
+    const std::int32_t packed = work_.first_packed + (m < work_.packed_count ? m : 0);
+    return turn_position(a_, instances_of(a_)[frame + packed / (a_.Hq / a_.Hkv)]);
   }
   /// Turns the sums of row i of this warp's by what lane i says, times `gain`, in the memory of the queries.
   PREFIXSHARE_DEVICE void turn(double by, float gain) {
@@ -188,26 +194,37 @@ class QueryGradient {
     const int lane = ptx::opaque(ptx::lane());
     const std::uint64_t* words = stage.visible() + first_row() + lane / 4;
     const std::uint64_t seen[2] = {words[0], words[8]};
-    if (ptx::ballot((seen[0] | seen[1]) != 0) == 0) return false;
     const bool masked = ptx::ballot((seen[0] & seen[1] & Stage::kAll) != Stage::kAll) != 0;
+    PREFIXSHARE_ROLL
+    for (int first = 0; first < Stage::kKeys; first += kPartKeys) {
+      const std::uint32_t part[2] = {static_cast<std::uint32_t>(seen[0] >> first),
+                                     static_cast<std::uint32_t>(seen[1] >> first)};
+      absorb_part(stage, first, part, masked, lane);
+    }
+    return masked && has_not_finite<T, Stage::kKeys>(stage.keys(), lane);
+  }
+  /// Adds keys [first, first + kPartKeys) of a tile, of which rows g and g + 8 see those of `seen`.
+  PREFIXSHARE_DEVICE void absorb_part(Stage stage, int first, const std::uint32_t (&seen)[2], bool masked, int lane) {
+    if (ptx::ballot(((seen[0] | seen[1]) & kPartSeen) != 0) == 0) return;
+    const Tile<D> keys = {stage.keys().data + first * Tile<D>::kRowBytes};
+    const Tile<Dv> values = {stage.values().data + first * Tile<Dv>::kRowBytes};
     float s[kBlocks][4] = {}, dp[kBlocks][4] = {};
-    multiply_rows<T>(s, queries(), 0, stage.keys(), lane);
-    multiply_outputs(stage, dp, lane);
+    multiply_rows<T>(s, queries(), 0, keys, lane);
+    multiply_outputs(values, dp, lane);
     if (tiles_.has_columns() || a_.softcap > 0) {
-      score_with_options(stage, s, dp, lane);
+      score_with_options(stage.columns() + first, s, dp, lane);
     } else {
       score(s, dp);
     }
     if (masked) hide(seen, s, lane);
-    multiply_columns<T>(sum_, s, stage.keys(), lane);
-    return masked && has_not_finite<T, Stage::kKeys>(stage.keys(), lane);
+    multiply_columns<T>(sum_, s, keys, lane);
   }
-  PREFIXSHARE_DEVICE void multiply_outputs(Stage stage, float (&dp)[kBlocks][4], int lane) const {
+  PREFIXSHARE_DEVICE void multiply_outputs(Tile<Dv> values, float (&dp)[kBlocks][4], int lane) const {
     if constexpr (Memory::kOutputsInRegisters) {
       PREFIXSHARE_UNROLL
-      for (int step = 0; step < Dv / 16; ++step) multiply_step<T>(dp, outputs_[step], stage.values(), step, lane);
+      for (int step = 0; step < Dv / 16; ++step) multiply_step<T>(dp, outputs_[step], values, step, lane);
     } else {
-      multiply_rows<T>(dp, outputs(), 0, stage.values(), lane);
+      multiply_rows<T>(dp, outputs(), 0, values, lane);
     }
   }
 
@@ -222,22 +239,25 @@ class QueryGradient {
       }
     }
   }
-  PREFIXSHARE_DEVICE void score_with_options(Stage stage, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4],
-                                             int lane) const {
+  PREFIXSHARE_DEVICE void score_with_options(const KeyColumn* columns, float (&s)[kBlocks][4],
+                                             const float (&dp)[kBlocks][4], int lane) const {
     const ScoreRule rule(a_);
+    const std::int32_t group = a_.Hq / a_.Hkv, packed = work_.first_packed + first_row() + lane / 4;
+    const std::int32_t head[2] = {work_.kv_head * group + packed % group, work_.kv_head * group + (packed + 8) % group};
     PREFIXSHARE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
+      ptx::sync_warp();  // else what is known of all keys is loaded at once, into registers that are not there
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) {
         KeyColumn key = {nullptr, 0, 1.0f, 1.0f};
-        if (tiles_.has_columns()) key = stage.columns()[8 * b + 2 * (lane % 4) + c % 2];
+        if (tiles_.has_columns()) key = columns[8 * b + 2 * (lane % 4) + c % 2];
         float slope;
-        const float p = ptx::exp2(rule.logit(s[b][c], key, head_[c / 2], &slope) - lse_[c / 2]);
+        const float p = ptx::exp2(rule.logit(s[b][c], key, head[c / 2], &slope) - lse_[c / 2]);
         s[b][c] = p * (dp[b][c] * key.v_scale - row_dot_[c / 2]) * slope * key.k_scale;
       }
     }
   }
-  static PREFIXSHARE_DEVICE void hide(const std::uint64_t (&seen)[2], float (&s)[kBlocks][4], int lane) {
+  static PREFIXSHARE_DEVICE void hide(const std::uint32_t (&seen)[2], float (&s)[kBlocks][4], int lane) {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       PREFIXSHARE_UNROLL
@@ -271,9 +291,7 @@ class QueryGradient {
   const ImageQueryWork& work_;
   std::int32_t first_item_;
   float lse_[2], row_dot_[2];  // of rows g and g + 8; lse to base 2
-  std::int32_t head_[2];
   std::int32_t frame_ = -1;  // instance of the group's first row whose frame queries and sums are in
-  double position_ = 0;      // of row lane % 16 there
   std::uint32_t outputs_[Memory::kOutputsInRegisters ? Dv / 16 : 1][4];
   float sum_[D / 8][4] = {};
 };

@@ -59,8 +59,6 @@ class QueryRows16 {
     turns_ = m < count_ && p.rope.pairs > 0 && (position_ != 0 || turn_gain(p) != 1.0f);
   }
 
-  /// Angle position of row lane % 16; 0 if there is none.
-  PREFIXSHARE_DEVICE double position() const { return position_; }
   /// Whether any of the rows turns.
   PREFIXSHARE_DEVICE bool turn() const { return ptx::ballot(turns_) != 0; }
 
