@@ -9,6 +9,7 @@
 #include "prefixshare/forest.hpp"
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tensor.hpp"
 
 namespace prefixshare {
@@ -56,6 +57,7 @@ struct DraftTreeBatch {
   std::int32_t words_per_row = 1;    ///< a tree has up to 64 nodes for each of them
   Span<std::int32_t> faults;         ///< out, [trees]: 0, or a DraftTreeFault
   MemorySpace space = MemorySpace::host;
+  Stream stream = {};
 };
 
 /// The path that verification accepts: from a root down to the deepest node which is accepted with all its ancestors.

@@ -4,6 +4,8 @@
 
 #include "prefixshare/context.hpp"
 #include "prefixshare/counters.hpp"
+#include "prefixshare/device_plan.hpp"
+#include "prefixshare/device_runtime.hpp"
 #include "prefixshare/draft_tree.hpp"
 #include "prefixshare/dtype.hpp"
 #include "prefixshare/engine_layouts.hpp"
@@ -18,6 +20,7 @@
 #include "prefixshare/shared_prefix_attention.hpp"
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tensor.hpp"
 #include "prefixshare/thread_pool.hpp"
 #include "prefixshare/tree_attention.hpp"

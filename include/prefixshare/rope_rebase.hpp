@@ -6,6 +6,7 @@
 
 #include "prefixshare/rope.hpp"
 #include "prefixshare/span.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
@@ -30,6 +31,8 @@ struct RopeRebase {
   Span<const std::int32_t> to_pages;    ///< [moves]
   Span<const std::int32_t> deltas;      ///< [1] for all moves or [moves]
   RopeTable table;
+  MemorySpace lists_space = MemorySpace::host;  ///< of pages and deltas: that of the caches
+  Stream stream = {};
 };
 
 }  // namespace v0_1

@@ -583,7 +583,7 @@ TEST_CASE("batch_job: text fits 100 columns and stderr stays quiet", "[examples]
 TEST_CASE("batch_job: bad input and bad options are one line, exit code 2", "[examples]") {
   const TemporaryFile empty(""), broken(std::string(kCompletions) + "{\"prompt\": \n"), text(kCompletions);
   const TemporaryFile trace("{\"input_length\": 3, \"hash_ids\": [1], \"output_length\": -2}\n");
-  const std::vector<std::pair<std::string, std::string>> cases = {
+  const std::vector<prefixshare::tests::BadArguments> cases = {
       {empty.path(), "is empty"},
       {broken.path(), ":3: not valid JSON"},
       {trace.path(), ":1: \"output_length\" is negative: -2"},
@@ -599,12 +599,5 @@ TEST_CASE("batch_job: bad input and bad options are one line, exit code 2", "[ex
       {"--json /no/such/folder/file " + text.path(), "/no/such/folder/file: cannot be written"},
       {"--groups 2 --kv-budget 2000",
        "request 1 needs 2,300 tokens of KV (prompt 2,200, to write 100), --kv-budget is 2,000"}};
-  for (const auto& [arguments, message] : cases) {
-    const Answer answer = run(arguments);
-    INFO(arguments << ": " << answer.err);
-    CHECK(answer.code == 2);
-    CHECK(answer.out.empty());
-    CHECK(answer.err.find(message) != std::string::npos);
-    CHECK(answer.err.find('\n') == answer.err.size() - 1);
-  }
+  prefixshare::tests::check_refused(BATCH_JOB, cases);
 }

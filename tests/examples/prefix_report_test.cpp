@@ -218,24 +218,16 @@ TEST_CASE("prefix_report: bad input is one line with its place, exit code 2", "[
 }
 
 TEST_CASE("prefix_report: bad options are one line, exit code 2", "[examples]") {
-  const std::vector<std::pair<std::string, std::string>> options = {
-      {"/no/such/file", "/no/such/file: cannot be opened"},
-      {"--hq 0", "--hq must be at least 1, got 0"},
-      {"--hq 5 --hkv 2", "multiple"},
-      {"--model gpt", "--model knows"},
-      {"--dtype f8", "--dtype knows"},
-      {"--d -64", "--d must be at least 1"},
-      {"--repeats 0", "--repeats must be at least 1"},
-      {"--kv-gib 0", "--kv-gib must be positive"},
-      {"--groups -1", "--groups must be at least 1"},
-      {"--nonsense", "nonsense"},
-      {"--kv-gib 0.0000001", "no sequence fits"}};
-  for (const auto& [arguments, message] : options) {
-    const Answer answer = run(arguments);
-    INFO(arguments << ": " << answer.err);
-    CHECK(answer.code == 2);
-    CHECK(answer.out.empty());
-    CHECK(answer.err.find(message) != std::string::npos);
-    CHECK(answer.err.find('\n') == answer.err.size() - 1);
-  }
+  const std::vector<prefixshare::tests::BadArguments> options = {{"/no/such/file", "/no/such/file: cannot be opened"},
+                                                                 {"--hq 0", "--hq must be at least 1, got 0"},
+                                                                 {"--hq 5 --hkv 2", "multiple"},
+                                                                 {"--model gpt", "--model knows"},
+                                                                 {"--dtype f8", "--dtype knows"},
+                                                                 {"--d -64", "--d must be at least 1"},
+                                                                 {"--repeats 0", "--repeats must be at least 1"},
+                                                                 {"--kv-gib 0", "--kv-gib must be positive"},
+                                                                 {"--groups -1", "--groups must be at least 1"},
+                                                                 {"--nonsense", "nonsense"},
+                                                                 {"--kv-gib 0.0000001", "no sequence fits"}};
+  prefixshare::tests::check_refused(PREFIX_REPORT, options);
 }

@@ -358,7 +358,7 @@ TEST_CASE("tree_search: a step that is wrong fails the run", "[examples]") {
 }
 
 TEST_CASE("tree_search: bad options are one line, exit code 2", "[examples]") {
-  const std::vector<std::pair<std::string, std::string>> options = {
+  const std::vector<prefixshare::tests::BadArguments> options = {
       {"--width 0", "--width must be at least 1, got 0"},
       {"--width 5000", "--width must be at most 4096, got 5000"},
       {"--depth 0", "--depth must be at least 1, got 0"},
@@ -374,12 +374,5 @@ TEST_CASE("tree_search: bad options are one line, exit code 2", "[examples]") {
       {"--repeats -1", "--repeats must be at least 0, got -1"},
       {"--width many", "--width"},
       {"--nonsense", "nonsense"}};
-  for (const auto& [arguments, message] : options) {
-    const Answer answer = run(arguments);
-    INFO(arguments << ": " << answer.err);
-    CHECK(answer.code == 2);
-    CHECK(answer.out.empty());
-    CHECK(answer.err.find(message) != std::string::npos);
-    CHECK(answer.err.find('\n') == answer.err.size() - 1);
-  }
+  prefixshare::tests::check_refused(TREE_SEARCH, options);
 }

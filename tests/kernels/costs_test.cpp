@@ -26,7 +26,8 @@ const std::pair<const char*, double CostModel::*> kTimes[] = {{"item_ns", &CostM
                                                               {"mac_ns", &CostModel::mac},
                                                               {"partial_ns", &CostModel::partial},
                                                               {"few_kv_element_ns", &CostModel::few_kv_element},
-                                                              {"few_mac_ns", &CostModel::few_mac}};
+                                                              {"few_mac_ns", &CostModel::few_mac},
+                                                              {"min_item_ns", &CostModel::min_item}};
 
 /// Every file of kernels/costs, by its name without ".json".
 std::map<std::string, Json> cost_files() {

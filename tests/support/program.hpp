@@ -10,6 +10,9 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <vector>
+
+#include "support/catch.hpp"
 
 namespace prefixshare::tests {
 
@@ -47,6 +50,22 @@ inline Answer run(const std::string& program, const std::string& arguments) {
   const std::string command = program + " " + arguments + " >" + out.path() + " 2>" + err.path();
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out.path()), read_file(err.path())};
+}
+
+/// Arguments that a program must refuse, and what it must say of them.
+struct BadArguments {
+  std::string arguments, message;
+};
+/// Each is refused with exit code 2, in one line on the error stream and nothing else.
+inline void check_refused(const std::string& program, const std::vector<BadArguments>& cases) {
+  for (const BadArguments& bad : cases) {
+    const Answer answer = run(program, bad.arguments);
+    INFO(bad.arguments << ": " << answer.err);
+    CHECK(answer.code == 2);
+    CHECK(answer.out.empty());
+    CHECK(answer.err.find(bad.message) != std::string::npos);
+    CHECK(answer.err.find('\n') == answer.err.size() - 1);
+  }
 }
 
 }  // namespace prefixshare::tests

@@ -16,6 +16,18 @@ namespace cuda {
 
 inline constexpr float kNoRow = -kEmptyLse;  ///< lse of a packed row that is not there: its probabilities are 0
 
+/// Starts the copies of rows [first_row, first_row + 16) of a tile by a warp; those after the first `left` become zero.
+/// Where row r of them starts is what lane r says.
+template <int Width>
+PREFIXSHARE_DEVICE void copy_rows(Tile<Width> to, int lane, int first_row, const unsigned char* row_start, int left) {
+  PREFIXSHARE_UNROLL
+  for (int i = 0; i < 16 * Tile<Width>::kChunks / 32; ++i) {
+    const int at = 32 * i + lane, row = at / Tile<Width>::kChunks, chunk = at % Tile<Width>::kChunks;
+    const unsigned char* from = ptx::shuffle(row_start, row) + 16 * chunk;
+    ptx::copy_async(to.chunk(first_row + row, chunk), from, row < left ? 16 : 0);
+  }
+}
+
 /// Columns of a product that a warp has in registers at a time, beside its sums of D dims.
 template <int D>
 inline constexpr int kGradientPart = D > 128 ? 16 : 32;
@@ -96,11 +108,10 @@ struct ScoreRule {
 /// Stores row lane / 4 + 8 r of a result times `factor`, or adds it to what is there. T is what 16-bit storage holds.
 template <class T, int Blocks, int Sums>
 PREFIXSHARE_DEVICE void put_row(const float (&c)[Sums][4], int r, float factor, DType dtype, void* base,
-                                std::int64_t at, std::int32_t width, bool accumulate) {
+                                std::int64_t at, bool accumulate) {
   PREFIXSHARE_UNROLL
   for (int block = 0; block < Blocks; ++block) {
     const int d = 8 * block + 2 * (ptx::lane() % 4);
-    if (d >= width) break;
     const float x = c[block][2 * r] * factor, y = c[block][2 * r + 1] * factor;
     if (dtype == DType::f32) {
       put_pair(static_cast<float*>(base) + at + d, x, y, accumulate);

@@ -66,9 +66,9 @@ class KeyGradient {
     const int key = first_key() + ptx::lane() % 16;
     const KeyPlace at = place_of(a_, work_, key < work_.length ? key : 0);
     if (sums_values()) {
-      copy(values(), pool.v, offset_of(pool.v_stride, at, work_.kv_head), a_.Dv);
+      copy(values(), pool.v, offset_of(pool.v_stride, at, work_.kv_head));
     } else {
-      copy(keys(), pool.k, offset_of(pool.k_stride, at, work_.kv_head), a_.D);
+      copy(keys(), pool.k, offset_of(pool.k_stride, at, work_.kv_head));
     }
     ptx::copy_async_commit();
     if (sums_values() || ptx::lane() >= 16) return;
@@ -78,9 +78,9 @@ class KeyGradient {
     columns()[key] = c;
   }
   template <int Width>
-  PREFIXSHARE_DEVICE void copy(Tile<Width> to, const void* base, std::int64_t offset, std::int32_t width) const {
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, const void* base, std::int64_t offset) const {
     const unsigned char* row = static_cast<const unsigned char*>(base) + 2 * offset;
-    copy_rows<Width, 16>(to, ptx::lane(), first_key(), row, 0, work_.length - first_key(), width);
+    copy_rows(to, ptx::lane(), first_key(), row, work_.length - first_key());
   }
 
   /// Adds a tile of rows. Returns whether that was no use: see has_not_finite.
@@ -173,10 +173,10 @@ class KeyGradient {
       if (sums_values()) {
         if (grad.dv == nullptr) continue;
         put_row<T, Dv / 8>(sum_, r, columns()[key].v_scale, grad.dv_dtype, grad.dv,
-                           offset_of(grad.dv_stride, at, work_.kv_head), a_.Dv, accumulate);
+                           offset_of(grad.dv_stride, at, work_.kv_head), accumulate);
       } else if (grad.dk != nullptr) {
         put_row<T, D / 8>(sum_, r, columns()[key].k_scale * a_.scale, grad.dk_dtype, grad.dk,
-                          offset_of(grad.dk_stride, at, work_.kv_head), a_.D, accumulate);
+                          offset_of(grad.dk_stride, at, work_.kv_head), accumulate);
       }
     }
   }

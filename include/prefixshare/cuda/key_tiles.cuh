@@ -44,49 +44,64 @@ PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
   bool any = false;
   PREFIXSHARE_UNROLL
   for (int i = 0; i < kMaxPools; ++i) {
-    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 ||
-          p.pools[i].v_scale.granularity != 0;
+    any =
+        any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 || p.pools[i].v_scale.granularity != 0;
   }
   return any;
 }
 
-/// The items of a forward, for KeyTiles.
-struct ForwardItems {
-  const AttendParams& p;
+/// What a warp notes about the stream in shared memory: registers are few.
+template <int Keys>
+struct alignas(16) StreamNotes {
+  // The item that the walk is in, and the tile that was found in it.
+  KeyWalk<Keys> walk;
+  std::int32_t item, end;  // items of the block end there
+  std::int32_t kv_head, first_chunk;
+  std::int32_t instances, chunk, columns;
+  // The tile on its way, or kNoItem.
+  std::int32_t coming_item, coming_instances, coming_chunk;
+  std::int32_t coming_stage;
+  std::int32_t unused;
 
-  PREFIXSHARE_DEVICE const ImageItem& operator()(std::int32_t i) const { return items_of(p)[i]; }
+  static constexpr std::int32_t kNoItem = -1;
 };
 
-/// `Items` gives item i as ImageItem, asked in ascending order: its runs, its packed rows, its KV head.
+/// The items of a forward.
+struct ForwardItems {
+  PREFIXSHARE_DEVICE const ImageItem& operator()(const AttendParams& p, std::int32_t i) const { return items_of(p)[i]; }
+};
+
+/// items(p, i), asked in ascending order, is item i: its runs, its packed rows, its KV head.
 template <int D, int Dv, class Items = ForwardItems>
 class KeyTiles {
  public:
   using Stage = KeyStage<D, Dv>;
+  using Notes = StreamNotes<Stage::kKeys>;
+  static constexpr int kBytes = 2 * Stage::kBytes + 4 * static_cast<int>(sizeof(Notes));
 
-  /// Starts the first tile of items [first, end).
-  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, Items items, unsigned char* memory, std::int32_t first,
-                              std::int32_t end)
-      : p_(p),
-        items_(items),
-        memory_(memory),
-        walk_(p),
-        item_(first - 1),
-        end_(end),
-        has_columns_(has_key_columns(p)) {
+  /// Starts the first tile of items [first, end), in memory of kBytes.
+  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
+                              const Items& items = Items{})
+      : p_(p), memory_(memory), items_(items), has_columns_(has_key_columns(p)) {
+    Notes n{};
+    n.item = first - 1;
+    n.end = end;
+    n.coming_stage = 1;
     for (int i = 0; i < 2; ++i) {
-      if (i > 0) start();
-      find();
+      if (i > 0) start(&n);
+      find(&n);
     }
+    note(n);
   }
 
   /// Whether the tile on its way belongs to this item, and to this one of its chunks.
   PREFIXSHARE_DEVICE bool goes_on(std::int32_t item, std::int32_t chunk) const {
-    return coming_item_ == item && coming_chunk_ == chunk;
+    return notes()->coming_item == item && notes()->coming_chunk == chunk;
   }
   /// The item that it belongs to; -1: none comes.
-  PREFIXSHARE_DEVICE std::int32_t item() const { return coming_item_; }
+  PREFIXSHARE_DEVICE std::int32_t item() const { return notes()->coming_item; }
   /// Row instances that it meets.
-  PREFIXSHARE_DEVICE std::int32_t instances() const { return coming_instances_; }
+  PREFIXSHARE_DEVICE std::int32_t instances() const { return notes()->coming_instances; }
   PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
 
   /// The tile on its way, once it is there for all threads; the next one starts. All that they did with the tile
@@ -94,39 +109,48 @@ class KeyTiles {
   PREFIXSHARE_DEVICE Stage take() {
     ptx::copy_async_wait<0>();
     ptx::sync_block();
-    const Stage taken = stage(coming_);
-    start();
-    find();
+    Notes n = *notes();
+    const Stage taken = stage(n.coming_stage);
+    start(&n);
+    find(&n);
+    note(n);
     return taken;
   }
   /// The stage that no copy is on its way to: after a sync_block the threads may use it until they `take`.
-  PREFIXSHARE_DEVICE Stage free() const { return stage(coming_ ^ 1); }
+  PREFIXSHARE_DEVICE Stage free() const { return stage(notes()->coming_stage ^ 1); }
 
  private:
   // A warp copies a quarter of the keys and values. Lane i looks up where key i of them lies, and the lanes after those
   // where the values do.
   static constexpr int kWarpKeys = Stage::kKeys / 4;
-  static constexpr std::int32_t kNoItem = -1;
 
   PREFIXSHARE_DEVICE Stage stage(int i) const { return {memory_ + i * Stage::kBytes}; }
+  PREFIXSHARE_DEVICE Notes* notes() const {
+    return reinterpret_cast<Notes*>(memory_ + 2 * Stage::kBytes) + ptx::warp();
+  }
+  PREFIXSHARE_DEVICE void note(const Notes& n) const {
+    ptx::sync_warp();  // they have been read
+    if (ptx::lane() == 0) *notes() = n;
+    ptx::sync_warp();
+  }
   static PREFIXSHARE_DEVICE int warp_column(int thread) { return thread / 32 * kWarpKeys; }
   static PREFIXSHARE_DEVICE int lane_column(int thread) { return warp_column(thread) + thread % kWarpKeys; }
   static PREFIXSHARE_DEVICE bool lane_has_value(int thread) { return thread / kWarpKeys % 2 == 1; }
 
   /// Looks up the places of the next tile and what this thread's row sees of it. The loads have as long as the products
   /// of a tile take.
-  PREFIXSHARE_DEVICE void find() {
-    while (walk_.done()) {
-      if (++item_ >= end_) return;
-      open(items_(item_));
+  PREFIXSHARE_DEVICE void find(Notes* n) {
+    while (n->walk.done()) {
+      if (++n->item >= n->end) return;
+      open(items_(p_, n->item), n);
     }
-    if (walk_.instances() != instances_) meet(walk_.instances());
-    chunk_ = p_.plan.header().invariant != 0 ? walk_.chunk() - first_chunk_ : 0;
+    if (n->walk.instances(p_) != n->instances) meet(n->walk.instances(p_), n);
+    n->chunk = p_.plan.header().invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
     const int column = lane_column(ptx::opaque(ptx::thread()));
     place_ = {0, 0};
     pool_ = 0;
     visible_ = row_ < 0 ? Stage::kAll : 0;
-    columns_ = walk_.next([&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
+    n->columns = n->walk.next(p_, [&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
       if (column >= begin && column < begin + count) {
         place_ = place_of(p_, run, key + column - begin);
         pool_ = run.pool;
@@ -135,87 +159,76 @@ class KeyTiles {
     });
   }
   /// Turns to an item: this thread, if it is one of the first kWideRows, has a packed row of it.
-  PREFIXSHARE_DEVICE void open(const ImageItem& item) {
-    walk_.start(item);
-    kv_head_ = item.kv_head;
-    first_chunk_ = first_chunk(p_, item);
-    instances_ = -1;
+  PREFIXSHARE_DEVICE void open(const ImageItem& item, Notes* n) {
+    n->walk.start(p_, item);
+    n->kv_head = item.kv_head;
+    n->first_chunk = first_chunk(p_, item);
+    n->instances = -1;
     const int m = ptx::opaque(ptx::thread());
     row_ = m < item.packed_count ? (item.first_packed + m) / (p_.Hq / p_.Hkv) : -1;
   }
-  PREFIXSHARE_DEVICE void meet(std::int32_t instances) {
-    instances_ = instances;
-    if (row_ < 0) return;
-    const ImageInstance& row = instances_of(p_)[instances + row_];
-    order_ = std::int64_t{row.order} - shortfall(p_, row.length_slot);
+  PREFIXSHARE_DEVICE void meet(std::int32_t instances, Notes* n) {
+    n->instances = instances;
+    if (row_ >= 0) order_ = order_of(p_, instances_of(p_)[instances + row_]);
   }
 
   /// Starts the copies of the tile that was found.
-  PREFIXSHARE_DEVICE void start() {
-    coming_item_ = item_ < end_ ? item_ : kNoItem;
-    if (item_ >= end_) return;
-    coming_ ^= 1;
-    coming_instances_ = instances_;
-    coming_chunk_ = chunk_;
-    const Stage to = stage(coming_);
+  PREFIXSHARE_DEVICE void start(Notes* n) {
+    n->coming_item = n->item < n->end ? n->item : Notes::kNoItem;
+    if (n->item >= n->end) return;
+    n->coming_stage ^= 1;
+    n->coming_instances = n->instances;
+    n->coming_chunk = n->chunk;
+    const Stage to = stage(n->coming_stage);
     const int thread = ptx::opaque(ptx::thread());
     if (thread < kWideRows) to.visible()[thread] = visible_;
-    if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(lane_column(thread));
-    const unsigned char* row = address(lane_has_value(thread));
-    copy<D>(to.keys(), thread, row, 0, p_.D);
-    copy<Dv>(to.values(), thread, row, kWarpKeys, p_.Dv);
+    if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(thread, *n);
+    const unsigned char* row = address(lane_has_value(thread), n->kv_head);
+    const int left = n->columns - warp_column(thread);
+    copy<D>(to.keys(), thread, row, 0, left, p_.D);
+    copy<Dv>(to.values(), thread, row, kWarpKeys, left, p_.Dv);
     ptx::copy_async_commit();
   }
-  /// Copies this warp's rows of a tile. Columns without a key and dims beyond `width` become zero: what a probability
-  /// of zero is multiplied by must be finite.
+  /// Copies this warp's rows of a tile, of which `left` have a key. Other columns and dims beyond `width` become zero:
+  /// what a probability of zero is multiplied by must be finite.
   template <int Width>
-  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane,
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane, int left,
                                std::int32_t width) const {
-    const int first = warp_column(thread), left = columns_ - first;
     PREFIXSHARE_UNROLL
     for (int i = 0; i < kChunkRounds<Width, kWarpKeys>; ++i) {
-      round_chunk<Width, kWarpKeys>(i, thread % 32, first, row, first_lane,
+      round_chunk<Width, kWarpKeys>(i, thread % 32, warp_column(thread), row, first_lane,
                                     [&](int r, int chunk, int at, const unsigned char* from) {
                                       ptx::copy_async(to.data + at, from, r < left && chunk * 8 < width ? 16 : 0);
                                     });
     }
   }
   /// Where the key, or the value, that this lane looked up begins.
-  PREFIXSHARE_DEVICE const unsigned char* address(bool value) const {
+  PREFIXSHARE_DEVICE const unsigned char* address(bool value, std::int32_t kv_head) const {
     const PoolParams& pool = p_.pools[pool_];
     const std::int64_t offset =
-        value ? offset_of(pool.v_stride, place_, kv_head_) : offset_of(pool.k_stride, place_, kv_head_);
+        value ? offset_of(pool.v_stride, place_, kv_head) : offset_of(pool.k_stride, place_, kv_head);
     return static_cast<const unsigned char*>(value ? pool.v : pool.k) + 2 * offset;
   }
-  PREFIXSHARE_DEVICE KeyColumn describe(int column) const {
-    if (column >= columns_) return {nullptr, 0, 1.0f, 1.0f};
+  PREFIXSHARE_DEVICE KeyColumn describe(int thread, const Notes& n) const {
+    if (lane_column(thread) >= n.columns) return {nullptr, 0, 1.0f, 1.0f};
     const PoolParams& pool = p_.pools[pool_];
-    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, place_, pool.page_size, kv_head_, p_.Hkv),
-                scale_at(pool.v_scale, place_, pool.page_size, kv_head_, p_.Hkv)};
+    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, place_, pool.page_size, n.kv_head, p_.Hkv),
+                scale_at(pool.v_scale, place_, pool.page_size, n.kv_head, p_.Hkv)};
     if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, place_, 0);
     return c;
   }
 
   const AttendParams& p_;
-  Items items_;
   unsigned char* memory_;
-  KeyWalk<Stage::kKeys> walk_;
-  std::int32_t item_, end_;  // the item that the walk is in
+  Items items_;
+  bool has_columns_;
 
-  // The tile that was found: of the item, for the row and the column of this thread.
-  std::int32_t kv_head_ = 0, first_chunk_ = 0, chunk_ = 0;
-  std::int32_t instances_ = -1;
-  std::int32_t columns_ = 0;
-  std::int32_t row_ = -1;  // number of the row in its tile; -1: none
-  std::int64_t order_ = 0;
+  // Of the tile that was found: this thread's row, and the place of its key or value.
+  std::int32_t row_ = -1;  // number in the tile of rows; -1: none
+  std::int32_t order_ = 0;
   std::uint64_t visible_ = 0;
   KeyPlace place_ = {0, 0};
   std::int32_t pool_ = 0;
-
-  // The tile on its way.
-  std::int32_t coming_item_ = kNoItem, coming_instances_ = -1, coming_chunk_ = 0;
-  int coming_ = 1;  // its stage
-  bool has_columns_;
 };
 
 }  // namespace cuda

@@ -69,14 +69,20 @@ PREFIXSHARE_DEVICE float scale_at(const ScaleParams& s, KeyPlace at, std::int32_
   return 1.0f;
 }
 
+/// Mask order of a row in this call. Nothing is visible to an order below that of the first key, however far.
+PREFIXSHARE_DEVICE std::int32_t order_of(const AttendParams& p, const ImageInstance& row) {
+  const std::int64_t order = std::int64_t{row.order} - shortfall(p, row.length_slot);
+  return static_cast<std::int32_t>(order < INT32_MIN ? INT32_MIN : order);
+}
+
 /// Which of the keys [key, key + count) of a run a row sees, as bits; count is 1 to 64. `tile_row` is the row's number
-/// in its tile, `order` its mask order in this call.
+/// in its tile.
 PREFIXSHARE_DEVICE std::uint64_t visible_keys(const AttendParams& p, const ImageRun& run, std::int32_t key,
-                                              std::int32_t count, std::int32_t tile_row, std::int64_t order) {
+                                              std::int32_t count, std::int32_t tile_row, std::int32_t order) {
   const std::uint64_t all = ~std::uint64_t{0} >> (64 - count);
   if (run.mask == static_cast<std::int32_t>(MaskKind::full)) return all;
   if (run.mask == static_cast<std::int32_t>(MaskKind::interval)) {
-    const std::int64_t end = order + 1 - run.position - key;  // of what it sees, from `key` on
+    const std::int64_t end = std::int64_t{order} + 1 - run.position - key;  // of what it sees, from `key` on
     const std::int64_t high = between<std::int64_t>(end, 0, count);
     const std::int64_t low = p.window < 0 ? 0 : between<std::int64_t>(end - p.window, 0, count);
     return low < high ? (~std::uint64_t{0} >> (64 - (high - low))) << low : 0;
@@ -88,61 +94,62 @@ PREFIXSHARE_DEVICE std::uint64_t visible_keys(const AttendParams& p, const Image
   return (words[0] >> shift | rest) & all;
 }
 
-/// Walks the keys of an item's runs in tiles: a tile holds up to Keys keys of runs that follow each other and meet the
-/// same row instances; in batch_invariant mode it also ends at multiples of Keys in mask position.
+/// Where a walk over the keys of an item's runs is. It goes in tiles: a tile holds up to Keys keys of runs that follow
+/// each other and meet the same row instances; in batch_invariant mode it also ends at multiples of Keys in mask
+/// position.
 template <int Keys>
-class KeyWalk {
+struct KeyWalk {
   static_assert(Keys <= 64 && kInvariantChunk % Keys == 0, "a tile's columns are bits of a word, and lie in one chunk");
 
- public:
-  explicit PREFIXSHARE_DEVICE KeyWalk(const AttendParams& p) : p_(p) {}
+  std::int32_t run, end;
+  std::int32_t key;   // next key of the run,
+  std::int32_t keys;  // which has so many in this call
 
-  PREFIXSHARE_DEVICE void start(const ImageItem& item) {
-    run_ = item.first_run;
-    end_ = item.first_run + item.run_count;
-    key_ = 0;
-    skip_empty();
+  PREFIXSHARE_DEVICE void start(const AttendParams& p, const ImageItem& item) {
+    run = item.first_run;
+    end = item.first_run + item.run_count;
+    key = 0;
+    skip_empty(p);
   }
-  PREFIXSHARE_DEVICE bool done() const { return run_ == end_; }
+  PREFIXSHARE_DEVICE bool done() const { return run == end; }
   /// Row instances that the next key meets.
-  PREFIXSHARE_DEVICE std::int32_t instances() const { return runs_of(p_)[run_].first_instance; }
+  PREFIXSHARE_DEVICE std::int32_t instances(const AttendParams& p) const { return runs_of(p)[run].first_instance; }
   /// Chunk of batch_invariant mode in which the next key lies.
-  PREFIXSHARE_DEVICE std::int32_t chunk() const { return static_cast<std::int32_t>(position() / kInvariantChunk); }
+  PREFIXSHARE_DEVICE std::int32_t chunk(const AttendParams& p) const {
+    return static_cast<std::int32_t>(position(p) / kInvariantChunk);
+  }
 
   /// Calls f(run, first key, first column, keys) for the pieces of the next tile; returns its columns.
   template <class F>
-  PREFIXSHARE_DEVICE std::int32_t next(F&& f) {
-    const ImageRun* runs = runs_of(p_);
-    const std::int32_t instances = runs[run_].first_instance;
+  PREFIXSHARE_DEVICE std::int32_t next(const AttendParams& p, F&& f) {
+    const ImageRun* runs = runs_of(p);
+    const std::int32_t met = instances(p);
     const std::int32_t room =
-        p_.plan.header().invariant != 0 ? Keys - static_cast<std::int32_t>(position() % Keys) : Keys;
+        p.plan.header().invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
     std::int32_t columns = 0;
     do {
-      const std::int32_t left = keys_ - key_, take = left < room - columns ? left : room - columns;
-      f(runs[run_], key_, columns, take);
+      const std::int32_t left = keys - key, take = left < room - columns ? left : room - columns;
+      f(runs[run], key, columns, take);
       columns += take;
-      key_ += take;
-      if (key_ < keys_) break;
-      ++run_;
-      key_ = 0;
-      skip_empty();
-    } while (run_ < end_ && columns < room && runs[run_].first_instance == instances);
+      key += take;
+      if (key < keys) break;
+      ++run;
+      key = 0;
+      skip_empty(p);
+    } while (run < end && columns < room && runs[run].first_instance == met);
     return columns;
   }
 
  private:
-  PREFIXSHARE_DEVICE std::int64_t position() const { return std::int64_t{runs_of(p_)[run_].position} + key_; }
-  PREFIXSHARE_DEVICE void skip_empty() {
-    for (; run_ < end_; ++run_) {
-      keys_ = keys_of(p_, runs_of(p_)[run_]);
-      if (keys_ > 0) return;
+  PREFIXSHARE_DEVICE std::int64_t position(const AttendParams& p) const {
+    return std::int64_t{runs_of(p)[run].position} + key;
+  }
+  PREFIXSHARE_DEVICE void skip_empty(const AttendParams& p) {
+    for (; run < end; ++run) {
+      keys = keys_of(p, runs_of(p)[run]);
+      if (keys > 0) return;
     }
   }
-
-  const AttendParams& p_;
-  std::int32_t run_ = 0, end_ = 0;
-  std::int32_t key_ = 0;   // next key of the run,
-  std::int32_t keys_ = 0;  // which has so many in this call
 };
 
 /// States that an item makes: in batch_invariant mode one per chunk of path positions that its runs can touch.

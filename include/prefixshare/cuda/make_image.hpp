@@ -16,7 +16,7 @@ namespace cuda {
 
 /// Pieces of `size` that `count` things make.
 constexpr std::int64_t piece_count(std::int64_t count, std::int32_t size) noexcept {
-  return prefixshare::detail::ceil_div(count, size);
+  return detail::ceil_div(count, size);
 }
 
 /// Whether the kernel that follows merges a group: see kSerialMergeBytes.
@@ -89,12 +89,12 @@ inline ImageCounts count_image(const PlanView& plan) noexcept {
   count_keys(plan, &n);
   return n;
 }
-/// Whether every ordinal of the image is an int32.
-inline bool fits(const PlanView& plan, const ImageCounts& n) noexcept {
+/// The largest ordinal of the image, which must be an int32.
+inline std::int64_t largest_ordinal(const PlanView& plan, const ImageCounts& n) noexcept {
   std::int64_t most =
       std::max({n.items, n.item_groups, n.query_work, n.key_work, n.key_spans, plan.header.partial_rows});
   for (const Segment& s : plan.segments) most = std::max(most, std::int64_t{s.offset} + s.length);
-  return most <= INT32_MAX;
+  return most;
 }
 
 /// Places lists one after the other, each at a multiple of 16 bytes.
@@ -171,7 +171,7 @@ class WorkShares {
     const double each = static_cast<double>(end - begin) / static_cast<double>(pieces);
     for (std::int64_t i = 0; i < pieces; ++i) {
       const double middle = static_cast<double>(begin) + each * (static_cast<double>(i) + 0.5);
-      const std::int32_t owner = prefixshare::detail::owner(static_cast<std::int64_t>(middle), total_, blocks_);
+      const std::int32_t owner = detail::owner(static_cast<std::int64_t>(middle), total_, blocks_);
       while (started_ <= owner) first_[started_++] = dealt_;
       ++dealt_;
     }
@@ -427,7 +427,7 @@ class ImageWriter {
 /// need an ordinal beyond int32.
 inline std::int64_t image_bytes(const PlanView& plan, std::int32_t blocks) noexcept {
   const ImageCounts n = count_image(plan);
-  return fits(plan, n) ? make_header(plan, blocks, n).bytes : -1;
+  return largest_ordinal(plan, n) <= INT32_MAX ? make_header(plan, blocks, n).bytes : -1;
 }
 
 /// Writes the image to memory of image_bytes(plan, blocks), aligned to 16 bytes. The bytes follow from the arguments.

@@ -33,16 +33,15 @@ PREFIXSHARE_DEVICE const ImageQuerySpan* query_spans_of(const AttendParams& p) {
 /// The spans of works that follow each other, for KeyTiles: item 0 is the first span of the first work.
 class QuerySpans {
  public:
-  PREFIXSHARE_DEVICE QuerySpans(const AttendParams& p, std::int32_t first_work) : p_(p), work_(first_work) {}
+  explicit PREFIXSHARE_DEVICE QuerySpans(std::int32_t first_work) : work_(first_work) {}
 
-  PREFIXSHARE_DEVICE ImageItem operator()(std::int32_t i) {
-    const ImageQueryWork* works = query_works_of(p_);
+  PREFIXSHARE_DEVICE ImageItem operator()(const AttendParams& p, std::int32_t i) {
+    const ImageQueryWork* works = query_works_of(p);
     while (i >= first_ + works[work_].span_count) first_ += works[work_++].span_count;
-    return item_of(p_, works[work_], query_spans_of(p_)[works[work_].first_span + i - first_]);
+    return item_of(p, works[work_], query_spans_of(p)[works[work_].first_span + i - first_]);
   }
 
  private:
-  const AttendParams& p_;
   std::int32_t work_;
   std::int32_t first_ = 0;  // item of its first span
 };
@@ -52,7 +51,7 @@ class QuerySpans {
 template <int D, int Dv>
 struct QueryGradientMemory {
   static constexpr bool kOutputsInRegisters = D <= 128;
-  static constexpr int kQueriesAt = 2 * KeyStage<D, Dv>::kBytes;
+  static constexpr int kQueriesAt = (KeyTiles<D, Dv, QuerySpans>::kBytes + 127) / 128 * 128;
   static constexpr int kOutputsAt = kQueriesAt + kWideRows * Tile<D>::kRowBytes;
   static constexpr int kBytes = kOutputsAt + (kOutputsInRegisters ? 0 : kWideRows * Tile<Dv>::kRowBytes);
   static_assert(Dv <= D, "output gradients pass through the memory of the queries");
@@ -124,7 +123,7 @@ class QueryGradient {
     const unsigned char* from =
         static_cast<const unsigned char*>(p_.dout) + 2 * (row.row * p_.dout_stride[0] + row.head * p_.dout_stride[1]);
     ptx::sync_warp();  // what these rows held has been read
-    copy_rows<Dv, 16>(outputs(), ptx::lane(), 0, from, 0, work_.packed_count - first_row(), a_.Dv);
+    copy_rows(outputs(), ptx::lane(), 0, from, work_.packed_count - first_row());
     ptx::copy_async_commit();
     ptx::copy_async_wait<0>();
     ptx::sync_warp();
@@ -275,7 +274,7 @@ class QueryGradient {
       if (lse_[r] == kNoRow) clear(r);
       const Row row = row_of(m);
       put_row<T, D / 8>(sum_, r, a_.scale, p_.dq_dtype, p_.dq,
-                        row.row * p_.dq_stride[0] + row.head * p_.dq_stride[1], a_.D, p_.accumulate != 0);
+                        row.row * p_.dq_stride[0] + row.head * p_.dq_stride[1], p_.accumulate != 0);
     }
   }
   /// A row that saw nothing has no gradient, whatever its keys hold.

@@ -39,8 +39,8 @@ PREFIXSHARE_DEVICE TurnPair turn_pair(const RopeParams& rope, int pair) {
   return {rope.offset + pair, rope.offset + pair + rope.pairs};
 }
 
-/// What of a turned query goes into a 16-bit operand: the nearest value, or the nearest to what that left. Products with
-/// both give what the query in f32 would.
+/// What of a turned query goes into a 16-bit operand: the nearest value, or the nearest to what that left. Products
+/// with both give what the query in f32 would.
 enum class QueryPart { nearest, rest };
 
 /// A warp's packed rows [first, first + 16) of an item in the frame of a list of instances.
@@ -119,7 +119,7 @@ class QueryRows16 {
 
   const AttendParams& p_;
   int lane_;
-  int count_;  // of the 16 rows, how many the item has; also negative
+  int count_;                    // of the 16 rows, how many the item has; also negative
   const unsigned char* source_;  // of row lane % 16
   double position_;
   bool turns_;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/attend_params.hpp"
 #include "prefixshare/cuda/ptx.cuh"
 #include "prefixshare/cuda/tile.cuh"
@@ -15,7 +16,6 @@ inline namespace v0_1 {
 namespace cuda {
 
 inline constexpr float kEmptyLse = prefixshare::detail::LseMerge<float>::kEmpty;
-inline constexpr int kMaxHeadDim = 256;
 
 /// How a state takes in another: detail::merge_into, of which the lse is done and the elements of o are to come.
 struct StateMerge {
@@ -127,22 +127,24 @@ PREFIXSHARE_DEVICE void arrive(const AttendParams& p, const ImageItem& item, std
   }
 }
 
-/// Merges the groups that no item merges: a warp for each row and query head, in the launch after that of the items.
+/// Merges the groups that no item merges, a warp for each row and query head, in the launch after that of the items.
+/// Any grid will do.
 template <int Threads>
 PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(Threads, 4) merge_deferred(const PREFIXSHARE_GRID_CONSTANT AttendParams p) {
   ptx::prerequisite_wait();
   const ImageHeader& header = p.plan.header();
   const ImageDeferred* deferred = p.plan.list<ImageDeferred>(header.deferred_at);
-  const std::int64_t at = std::int64_t{ptx::block()} * (Threads / 32) + ptx::warp();
-  const std::int32_t row = static_cast<std::int32_t>(at / p.Hq);
-  if (row >= header.deferred_rows) return;
-  std::int32_t low = 0, high = header.deferred_count;  // the row's group is in [low, high)
-  while (high - low > 1) {
-    const std::int32_t middle = low + (high - low) / 2;
-    (deferred[middle].first_row <= row ? low : high) = middle;
+  const std::int64_t states = std::int64_t{header.deferred_rows} * p.Hq, warps = ptx::blocks() * (Threads / 32);
+  for (std::int64_t at = ptx::block() * (Threads / 32) + ptx::warp(); at < states; at += warps) {
+    const std::int32_t row = static_cast<std::int32_t>(at / p.Hq);
+    std::int32_t low = 0, high = header.deferred_count;  // the row's group is in [low, high)
+    while (high - low > 1) {
+      const std::int32_t middle = low + (high - low) / 2;
+      (deferred[middle].first_row <= row ? low : high) = middle;
+    }
+    const ImageGroup& group = p.plan.list<ImageGroup>(header.groups_at)[deferred[low].group];
+    merge_row(p, group, row - deferred[low].first_row, static_cast<std::int32_t>(at % p.Hq));
   }
-  const ImageGroup& group = p.plan.list<ImageGroup>(header.groups_at)[deferred[low].group];
-  merge_row(p, group, row - deferred[low].first_row, static_cast<std::int32_t>(at % p.Hq));
 }
 
 }  // namespace cuda

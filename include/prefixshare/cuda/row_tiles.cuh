@@ -140,14 +140,14 @@ class RowTiles {
         copy_queries(to.queries(), thread);
       } else {
         if (thread % 32 < 16) to.lse()[m] = lse_, to.row_dot()[m] = row_dot_;
-        copy(to.outputs(), thread, p_.dout, p_.dout_stride, p_.fwd.Dv);
+        copy(to.outputs(), thread, p_.dout, p_.dout_stride);
       }
     }
     ptx::copy_async_commit();
   }
   PREFIXSHARE_DEVICE void copy_queries(Tile<D> to, int thread) const {
     const AttendParams& a = p_.fwd;
-    if (a.rope.pairs == 0) return copy(to, thread, a.q, a.q_stride, a.D);
+    if (a.rope.pairs == 0) return copy(to, thread, a.q, a.q_stride);
     ImageItem rows{};
     rows.first_packed = static_cast<std::uint16_t>(packed_found_);
     rows.packed_count = static_cast<std::uint8_t>(count_);
@@ -157,12 +157,11 @@ class RowTiles {
     queries.copy(mine);
     if (queries.turn()) queries.turn_into(mine, QueryPart::nearest);
   }
-  /// Copies this warp's rows of a tile; dims beyond `width` and rows that are not there become zero.
+  /// Copies this warp's rows of a tile; those that are not there become zero.
   template <int Width>
-  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const void* base, const std::int64_t (&stride)[2],
-                               std::int32_t width) const {
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const void* base, const std::int64_t (&stride)[2]) const {
     const unsigned char* row = static_cast<const unsigned char*>(base) + 2 * (row_ * stride[0] + head_ * stride[1]);
-    copy_rows<Width, 16>(to, thread % 32, first_row(thread), row, 0, count_ - first_row(thread), width);
+    copy_rows(to, thread % 32, first_row(thread), row, count_ - first_row(thread));
   }
 
   const AttendGradParams& p_;

@@ -37,8 +37,8 @@ struct Tile {
   static PREFIXSHARE_DEVICE int offset(int row, int chunk) {
     return row * kRowBytes + (chunk ^ (kGroup == 8 ? row & 7 : (row >> 1) & 3)) * 16;
   }
-  /// The offset of a chunk that is `chunks` further, if the bits of both numbers have nothing in common. With a constant
-  /// it costs one instruction, and there are few different ones for a compiler to keep in registers.
+  /// The offset of a chunk that is `chunks` further, if the bits of both numbers have nothing in common. With a
+  /// constant it costs one instruction, and there are few different ones for a compiler to keep in registers.
   static PREFIXSHARE_DEVICE int further(int offset, int chunks) {
     return (offset ^ (chunks % kGroup * 16)) + chunks / kGroup * (kGroup * 16);
   }
@@ -50,7 +50,7 @@ struct Tile {
 
 /// Rounds in which the lanes of a warp have a chunk each of Rows rows.
 template <int Width, int Rows>
-inline constexpr int kChunkRounds = Rows * Tile<Width>::kChunks / 32;
+inline constexpr int kChunkRounds = Rows* Tile<Width>::kChunks / 32;
 
 /// Calls f(row, chunk, offset, address) for a lane's chunk in round i of those of rows [first_row, first_row + Rows) of
 /// a tile: `offset` of its place in the tile, `address` of what goes there. first_row is a multiple of 8. Where row r
@@ -72,20 +72,6 @@ PREFIXSHARE_DEVICE void round_chunk(int i, int lane, int first_row, const unsign
   }
 }
 
-/// Starts the copies of rows [first_row, first_row + Rows) of a tile by a warp. Those after the first `left`, and
-/// elements from `width` on, become zero: what a probability of zero is multiplied by must be finite.
-template <int Width, int Rows>
-PREFIXSHARE_DEVICE void copy_rows(Tile<Width> to, int lane, int first_row, const unsigned char* row_start,
-                                  int first_lane, int left, int width) {
-  PREFIXSHARE_UNROLL
-  for (int i = 0; i < kChunkRounds<Width, Rows>; ++i) {
-    round_chunk<Width, Rows>(i, lane, first_row, row_start, first_lane,
-                             [&](int r, int chunk, int at, const unsigned char* from) {
-                               ptx::copy_async(to.data + at, from, r < left && chunk * 8 < width ? 16 : 0);
-                             });
-  }
-}
-
 /// Left operand: rows [row, row + 16) of a tile, elements [16 step, 16 step + 16). Rows are multiples of 8 here and
 /// below.
 template <int Width>
@@ -100,8 +86,8 @@ PREFIXSHARE_DEVICE void load_right(std::uint32_t (&b)[4], Tile<Width> tile, int 
   const int offset = Tile<Width>::offset(lane / 16 * 8 + lane % 8, lane / 8 % 2);
   ptx::load_matrix_x4(b, tile.data + Tile<Width>::further(offset, 2 * step) + row * Tile<Width>::kRowBytes);
 }
-/// Two right operands whose columns are the elements of two chunks, `chunk`, which is even, and the next, and whose sums
-/// run over rows [row, row + 16) of a tile.
+/// Two right operands whose columns are the elements of two chunks, `chunk`, which is even, and the next, and whose
+/// sums run over rows [row, row + 16) of a tile.
 template <int Width>
 PREFIXSHARE_DEVICE void load_right_transposed(std::uint32_t (&b)[4], Tile<Width> tile, int lane, int row, int chunk) {
   const int offset = Tile<Width>::offset(lane % 16, lane / 16);

@@ -11,7 +11,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
-/// dK and dV. Heads of up to D and Dv dims, multiples of 8; rows of all tensors aligned to 16 bytes.
+/// dK and dV. Rows of all tensors are aligned to 16 bytes.
 template <class T, int D, int Dv>
 PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kKeyGradientThreads, 1)
     tree_attention_backward_keys(const PREFIXSHARE_GRID_CONSTANT AttendGradParams p) {
@@ -34,7 +34,7 @@ PREFIXSHARE_DEVICE std::int32_t sum_queries(const AttendGradParams& p, std::int3
   const ImageQueryWork* works = query_works_of(p.fwd);
   std::int32_t items = 0;
   for (std::int32_t w = first; w < end; ++w) items += works[w].span_count;
-  KeyTiles<D, Dv, QuerySpans> tiles(p.fwd, QuerySpans(p.fwd, first), memory, 0, items);
+  KeyTiles<D, Dv, QuerySpans> tiles(p.fwd, memory, 0, items, QuerySpans(first));
   std::int32_t item = 0;
   for (std::int32_t w = first; w < end; ++w) {
     if (!QueryGradient<T, D, Dv>(p, &tiles, memory, works[w], item).run()) {

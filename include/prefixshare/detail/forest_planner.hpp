@@ -71,9 +71,8 @@ class ForestPlanner : PlanBuilder {
   NodeDecision decide(std::int32_t i, std::int32_t x, SharePlanner* planner) {
     const PlanTree::Node& n = tree_.node(i);
     NodeDecision d{n.node, n.begin, n.end, x, n.own_rows(), n.all_rows()};
-    const std::int32_t readers = count_readers(i);
     d.reading = n.draft ? Reading::draft : n.own_rows() == n.all_rows() ? Reading::alone : Reading::folded;
-    if (n.draft || readers < 2) return d;
+    if (n.draft || count_readers(i) < 2) return d;
     if (options_.sharing == Sharing::automatic) {
       const SharePlanner::Choice c = planner->choose(i, x);
       d.folded_cost = c.folded;
@@ -86,7 +85,7 @@ class ForestPlanner : PlanBuilder {
       if (options_.sharing == Sharing::given && options_.shared[n.node] != 0) d.reading = Reading::shared;
     }
     if (shared_end(n, options_.mode) <= x) {
-      d.reading = n.own_rows() == n.all_rows() ? Reading::alone : Reading::folded;
+      d.reading = Reading::folded;
       d.reason = Reason::chunk;
     } else if (d.reading == Reading::shared && !invariant() && n.all_rows() > partial_budget_) {
       d.reading = Reading::folded;

@@ -25,9 +25,8 @@ inline std::int32_t shared_end(const PlanTree::Node& n, Mode mode) noexcept {
 /// windows of kWindow levels, from the top, of which the upper kKept levels are kept and the others are seen again from
 /// nearer. What lies below a window counts as rows that read to its edge, once for all of them or each for itself,
 /// whichever is cheaper.
-/// The same recursion over prefix lengths instead of costs is the exact form of BatchLLM's grouping (Zheng et al.,
-/// "BatchLLM", 2024, section 4.1, which is greedy); folding and sharing are the two choices per edge of FastTree (Pan
-/// et al., 2025, section 4).
+/// The same recursion over prefix lengths instead of costs is the exact form of the grouping of BatchLLM (arXiv
+/// 2412.03594), which is greedy; folding and sharing are the two choices per edge of FastTree (MLSys 2025), greedy too.
 class SharePlanner {
  public:
   SharePlanner(const PlanTree& tree, const LayerKind& kind, const PlanOptions& options)

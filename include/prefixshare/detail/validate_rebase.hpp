@@ -132,6 +132,13 @@ inline Status check_rebase_overlap(const RopeRebase& args) noexcept {
   return {};
 }
 
+/// What the lists of moves hold.
+inline Status check_moves(const RopeRebase& args, std::int64_t num_pages) noexcept {
+  if (Status s = check_page_ids({"rope_rebase", "from_pages"}, args.from_pages, num_pages)) return s;
+  if (Status s = check_page_ids({"rope_rebase", "to_pages"}, args.to_pages, num_pages)) return s;
+  return check_moves_apart(args.from_pages, args.to_pages, num_pages);
+}
+
 inline Status validate(const RopeRebase& args, MemorySpace space = MemorySpace::host) noexcept {
   constexpr const char* kOp = "rope_rebase";
   if (Status s = check_rebase_layers(args.layers, space)) return s;
@@ -140,10 +147,11 @@ inline Status validate(const RopeRebase& args, MemorySpace space = MemorySpace::
   if (Status s = check_array({kOp, "to_pages"}, args.to_pages, moves)) return s;
   if (Status s = check_array({kOp, "deltas"}, args.deltas, args.deltas.size() == 1 ? 1 : moves)) return s;
   if (args.layers.empty()) return {};
+  if (Status s = check_space({kOp, "lists_space"}, "", args.lists_space, space)) return s;
   const TensorView<4>& k = args.layers[0].k;
-  if (Status s = check_page_ids({kOp, "from_pages"}, args.from_pages, k.shape[0])) return s;
-  if (Status s = check_page_ids({kOp, "to_pages"}, args.to_pages, k.shape[0])) return s;
-  if (Status s = check_moves_apart(args.from_pages, args.to_pages, k.shape[0])) return s;
+  if (space == MemorySpace::host) {
+    if (Status s = check_moves(args, k.shape[0])) return s;
+  }
   if (Status s = check_rope({kOp, "table"}, args.table, k.shape[3])) return s;
   return check_rebase_overlap(args);
 }
