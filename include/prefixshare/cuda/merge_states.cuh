@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/row_chunks.cuh"
 #include "prefixshare/detail/softmax_state.hpp"
 #include "prefixshare/merge_states.hpp"
@@ -16,8 +17,7 @@ namespace cuda {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-inline constexpr int kMaxMergeParts = 64;  // whose places the parameters of a kernel hold
-inline constexpr int kPartsAhead = 4;      // whose chunks are on their way to a thread at once
+inline constexpr int kPartsAhead = 4;  // whose chunks are on their way to a thread at once
 
 struct MergePart {
   HeadRows o;
@@ -122,8 +122,8 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8)
 
 inline MergePart merge_part(const State& state) noexcept { return {head_rows(state.o), head_numbers(state.lse)}; }
 
-/// Runs a validated call without f64. launch(kernel, blocks, threads, shared bytes, chained, parameters) starts a
-/// kernel.
+/// Runs a call that is validated and accepted. launch(kernel, blocks, threads, shared bytes, chained, parameters)
+/// starts a kernel.
 template <class Launch>
 Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   constexpr const char* kOp = "merge_states";
@@ -131,10 +131,6 @@ Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   MergeParams p{};
   p.pairs = o.shape[0] * o.shape[1];
   if (p.pairs == 0) return {};
-  if (args.parts.size() > kMaxMergeParts) {
-    return detail::failure({kOp, "parts"}, "size", args.parts.size(), "<=", kMaxMergeParts, StatusUnit::number,
-                           StatusCode::unsupported);
-  }
   ChunkWidth chunk;
   chunk.fit(o);
   for (const State& part : args.parts) chunk.fit(part.o);
@@ -234,7 +230,7 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8)
   }
 }
 
-/// Runs a validated call without f64. `launch` as that of launch_merge_states.
+/// Runs a call that is validated and accepted. `launch` as that of launch_merge_states.
 template <class Launch>
 Status launch_merge_states_backward(const MergeStatesGrad& args, Launch&& launch) {
   constexpr const char* kOp = "merge_states_backward";
