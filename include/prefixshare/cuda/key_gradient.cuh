@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// dK and dV of up to 64 keys by a block of eight warps: the keys stay, the rows that meet them go by. Warps 0 to 3 sum up
-// dV, warps 4 to 7 dK, of sixteen keys each. All rows and heads that see a key are summed here, so that what is written
-// is written once.
+// dK and dV of up to 64 keys by a block of eight warps: the keys stay, the rows that meet them go by. Warps 0 to 3 sum
+// up dV, warps 4 to 7 dK, of sixteen keys each. All rows and heads that see a key are summed here, so that what is
+// written is written once.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +36,8 @@ class KeyGradient {
   PREFIXSHARE_DEVICE KeyGradient(const AttendGradParams& p, const ImageKeyWork& work, unsigned char* memory)
       : p_(p), a_(p.fwd), work_(work), memory_(memory) {
     const PoolParams& pool = a_.pools[work.pool];
-    has_options_ = a_.softcap > 0 || pool.bias != nullptr || pool.k_scale.granularity != 0 ||
-                   pool.v_scale.granularity != 0;
+    has_options_ =
+        a_.softcap > 0 || pool.bias != nullptr || pool.k_scale.granularity != 0 || pool.v_scale.granularity != 0;
   }
 
   PREFIXSHARE_DEVICE void run() {
@@ -140,7 +140,8 @@ class KeyGradient {
   PREFIXSHARE_DEVICE void score(Stage stage, int first, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4],
                                 int lane) const {
     const float scale = a_.scale * kLog2E;
-    each_result(first, lane, [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
+    each_result(first, lane,
+                [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
     if (sums_values()) return;
     each_result(first, lane, [&](int b, int c, int row) { s[b][c] *= dp[b][c] - stage.row_dot()[row]; });
   }
