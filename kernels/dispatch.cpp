@@ -213,11 +213,6 @@ Status add_device(ImplementationList<Problem, Call>* list, const char* name,
   return list->add(entry, false);
 }
 
-/// Derived, not measured: a thread block of two on each processor of an H200 reads 16 bytes a nanosecond and multiplies
-/// and adds 1.3 TFLOP/s (mma.sync) or 0.13 (plain f32, half of its peak); rows are padded to 64, few ones to 16.
-constexpr CostModel kMmaCost{1500, 0.125, 0.0015, 0.5, 0.15, 0, 3000, 64, 16, true};
-constexpr CostModel kSimtCost{1500, 0.25, 0.015, 0.5, 0.49, 0, 3000, 64, 16, true};
-
 /// Whether there is a device, then whether the kernels take the layer kind.
 template <Status (*accepts)(const char*, const LayerKind&) noexcept, bool backward>
 Status accepts_on_device(const AttentionProblem& problem) noexcept {
@@ -229,20 +224,20 @@ Status add_cuda_attention(Context* c) noexcept {
   constexpr const char *kMma = "cuda:mma-sm80", *kSimt = "cuda:simt";
   auto* forward = &c->tree_attention;
   auto* backward = &c->tree_attention_backward;
-  if (Status s =
-          add_device(forward, kMma, cuda::tree_attention_mma, accepts_on_device<cuda::accepts_mma, false>, kMmaCost)) {
+  if (Status s = add_device(forward, kMma, cuda::tree_attention_mma, accepts_on_device<cuda::accepts_mma, false>,
+                            cuda::kMmaCost)) {
     return s;
   }
   if (Status s = add_device(forward, kSimt, cuda::tree_attention_simt, accepts_on_device<cuda::accepts_simt, false>,
-                            kSimtCost)) {
+                            cuda::kSimtCost)) {
     return s;
   }
   if (Status s = add_device(backward, kMma, cuda::tree_attention_backward_mma,
-                            accepts_on_device<cuda::accepts_mma, true>, kMmaCost)) {
+                            accepts_on_device<cuda::accepts_mma, true>, cuda::kMmaCost)) {
     return s;
   }
   return add_device(backward, kSimt, cuda::tree_attention_backward_simt, accepts_on_device<cuda::accepts_simt, true>,
-                    kSimtCost);
+                    cuda::kSimtCost);
 }
 
 Status accepts_rows_on_device(const char* op, bool f64) noexcept {
@@ -250,7 +245,8 @@ Status accepts_rows_on_device(const char* op, bool f64) noexcept {
   return cuda::refuse_f64(op, f64 ? DType::f64 : DType::f32);
 }
 Status accepts_on_device(const MergeStates& args) noexcept {
-  return accepts_rows_on_device("merge_states", detail::merges_in_f64(args));
+  if (Status s = accepts_rows_on_device("merge_states", detail::merges_in_f64(args))) return s;
+  return cuda::accepts_parts(args);
 }
 Status accepts_on_device(const MergeStatesGrad& args) noexcept {
   return accepts_rows_on_device("merge_states_backward", detail::merges_in_f64(args));
@@ -267,8 +263,9 @@ Status accepts_on_device(const RopeRebase& args) noexcept {
 Status accepts_on_device(const KvAppend& args) noexcept {
   return accepts_rows_on_device("kv_append", detail::appends_in_f64(args));
 }
-Status accepts_on_device(const DraftTreeBatch&) noexcept {
-  return accepts_rows_on_device("draft_tree_from_parents", false);
+Status accepts_on_device(const DraftTreeBatch& args) noexcept {
+  if (Status s = accepts_rows_on_device("draft_tree_from_parents", false)) return s;
+  return cuda::accepts_words(args);
 }
 template <class Args>
 Status add_device_rows(ImplementationList<Args, Args>* list,

@@ -33,10 +33,13 @@ Status device_plan_bytes(const Context& context, const Plan& plan, std::int64_t*
 
 /// Writes the image of a plan to `to->staging` and copies it to `to->data` in the order of `stream`, with one copy. The
 /// caller leaves `staging` alone until that copy has run. Calls that come later in the stream use the plan, and so does
-/// a graph that was captured with this DevicePlan: it runs whatever plan of the same LayerKind, mode, implementation
-/// and target_parallelism was uploaded last. Errors: invalid_argument (null, alignment, memory of another device than
-/// the stream's, a plan that is not for a device), stale_plan, capacity_exceeded (`bytes` is too small),
-/// backend_unavailable, device_error. On error nothing is uploaded.
+/// a graph that was captured with this DevicePlan: it runs whatever plan was uploaded last, of the same LayerKind,
+/// mode, implementation, target_parallelism and page sizes, within the limits of the graph's workspace. (Capture calls
+/// with a RopeTable if plans with deltas may follow.)
+///
+/// Errors: invalid_argument (null, alignment, memory of another device than the stream's, a plan that is not for a
+/// device), stale_plan, capacity_exceeded (`bytes` is too small), backend_unavailable, device_error. On error nothing
+/// is uploaded.
 Status upload(const Context& context, const Plan& plan, DevicePlan* to, Stream stream = {}) noexcept;
 
 }  // namespace v0_1

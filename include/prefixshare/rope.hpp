@@ -49,7 +49,7 @@ struct RopeShift {
   TensorView<3> out;
   Span<const std::int32_t> deltas;
   RopeTable table;
-  MemorySpace lists_space = MemorySpace::host;  ///< of `deltas`: that of x
+  MemorySpace lists_space = MemorySpace::host;  ///< of `deltas`: that of x, or the host's if there is one for all
   Stream stream = {};
 };
 

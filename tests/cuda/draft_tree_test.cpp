@@ -18,9 +18,11 @@ using namespace prefixshare::tests;
 namespace {
 
 std::vector<simt::Grid> run(const OwnedBatch& batch, const simt::Options& options = {}) {
-  REQUIRE(to_string(prefixshare::detail::validate(batch.args())) == "ok");
+  DraftTreeBatch args = batch.args();
+  args.space = MemorySpace::device;  // which the host stands for
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   Emulator emulator(options);
-  REQUIRE(to_string(cuda::launch_draft_tree_from_parents(batch.args(), emulator)) == "ok");
+  REQUIRE(to_string(cuda::launch_draft_tree_from_parents(args, emulator)) == "ok");
   return emulator.launches;
 }
 
@@ -83,10 +85,10 @@ TEST_CASE("cuda draft_tree_from_parents: offsets that are none are a fault of th
 
 TEST_CASE("cuda draft_tree_from_parents: rows longer than a block has threads are refused by name",
           "[cuda][draft_tree]") {
-  const OwnedBatch batch({{-1}}, 17), none({}, 17);
-  Emulator emulator;
-  CHECK(to_string(cuda::launch_draft_tree_from_parents(batch.args(), emulator)) ==
+  const OwnedBatch batch({{-1}}, 17), good({{-1}}, 16), none({}, 16);
+  CHECK(to_string(cuda::accepts_words(batch.args())) ==
         "draft_tree_from_parents: words_per_row got 17, want <= 16 (unsupported)");
+  CHECK(cuda::accepts_words(good.args()).ok());
   CHECK(run(none).empty());
 }
 

@@ -50,9 +50,9 @@ struct Append {
   Append(Dims d, DType source, DType pool, bool swap_heads, std::size_t tokens, std::uint64_t seed)
       : dims(d),
         k(source, {static_cast<std::int64_t>(tokens), d.heads, d.D}, {swap_heads ? 3 : 0, true}),
-        v(source, {static_cast<std::int64_t>(tokens), d.heads, d.Dv}),
+        v(source, {static_cast<std::int64_t>(tokens), d.heads, d.Dv}, {tokens % 2 == 0 ? 1 : 0, false}),
         pool_k(pool, {kPages, kPageSize, d.heads, d.D}, {swap_heads ? 8 : 0, swap_heads}),
-        pool_v(pool, {kPages, kPageSize, d.heads, d.Dv}, {0, swap_heads}),
+        pool_v(pool, {kPages, kPageSize, d.heads, d.Dv}, {tokens == 7 ? 3 : 0, swap_heads}),
         slots(kPages * kPageSize),
         positions(tokens),
         scales(kPages * kPageSize * static_cast<std::size_t>(d.heads)) {
@@ -94,12 +94,12 @@ struct Append {
   bool guards_intact() const { return pool_k.guards_intact() && pool_v.guards_intact(); }
 };
 
-/// Validated, with lists and scales in what stands for device memory; the launches.
+/// Validated as a call on a device, which the host stands for; the launches.
 std::vector<simt::Grid> run(const Append& append, const simt::Options& options = {}) {
   RopeTable rope;
   KvAppend args = append.args(&rope);
-  REQUIRE(to_string(prefixshare::detail::validate(args)) == "ok");
-  args.lists_space = MemorySpace::device;
+  args.k.space = args.v.space = args.pool.k.space = args.pool.v.space = args.lists_space = MemorySpace::device;
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   Emulator emulator(options);
   REQUIRE(to_string(cuda::launch_kv_append(args, emulator)) == "ok");
   return emulator.launches;
@@ -195,16 +195,11 @@ TEST_CASE("cuda kv_append: what is not turned or converted keeps its bits", "[cu
 
 TEST_CASE("cuda kv_append: slots outside the pool are skipped", "[cuda][kv_append]") {
   Append a(kDims[0], DType::f32, DType::bf16, false, 8, 3);
-  const std::vector<std::int64_t> good = a.slots;
-  RopeTable rope;
   for (const std::int64_t bad : {std::int64_t{-2}, INT64_MIN, kPages * kPageSize, std::int64_t{1} << 40, INT64_MAX}) {
     a.slots[3] = bad;
-    KvAppend args = a.args(&rope);
-    args.lists_space = MemorySpace::device;
     a.pool_k.poison();
     a.pool_v.poison();
-    Emulator emulator;
-    REQUIRE(cuda::launch_kv_append(args, emulator).ok());
+    run(a);
     a.slots[3] = -1;
     check(a);
   }

@@ -20,10 +20,13 @@ namespace {
 
 constexpr RopePairing kPairings[] = {RopePairing::half, RopePairing::interleaved};
 
-/// Validated, with lists in what stands for device memory; the launches.
+/// Validated as a call on a device, which the host stands for; the launches.
 std::vector<simt::Grid> run(RopeRebase args, const simt::Options& options = {}) {
-  REQUIRE(to_string(prefixshare::detail::validate(args)) == "ok");
+  std::vector<KvPool> layers(args.layers.begin(), args.layers.end());
+  for (KvPool& layer : layers) layer.k.space = layer.v.space = MemorySpace::device;
+  args.layers = layers;
   args.lists_space = MemorySpace::device;
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   Emulator emulator(options);
   REQUIRE(to_string(cuda::launch_rope_rebase(args, emulator)) == "ok");
   return emulator.launches;
@@ -110,6 +113,37 @@ TEST_CASE("cuda rope_rebase: a cache of one long page, and pairs for several lau
       CHECK(k.guards_intact());
       CHECK(v.guards_intact());
     }
+  }
+}
+
+TEST_CASE("cuda rope_rebase: values of another layout, or off by an element, in one of the layers",
+          "[cuda][rope_rebase]") {
+  const TurnOf table(8, 0, RopePairing::half);
+  const Moves moves{{1}, {0}, {5}};
+  for (const bool apart : {false, true}) {
+    testing::Random random(7);
+    testing::Tensor<4> k(DType::bf16, {6, 3, 2, 8}), v(DType::bf16, {6, 3, 2, 8}, {apart ? 8 : 0, false});
+    testing::Tensor<1> shifted(DType::bf16, {2 * 3 * 2 * 8 + 1});
+    k.fill_normal(&random);
+    v.fill_normal(&random);
+    shifted.fill_normal(&random);
+    const testing::Tensor<4> v_before = v;
+    const testing::Tensor<1> shifted_before = shifted;
+    const auto second = [](const testing::Tensor<1>& of) { return make_view(of.view().at<BFloat16>(1), {2, 3, 2, 8}); };
+    std::vector<KvPool> layers(2);
+    for (std::size_t l = 0; l < 2; ++l) {
+      layers[l].k = layers[l].v = k.view();
+      layers[l].k.data = k.view().ptr(2 * l);
+      layers[l].k.shape[0] = 2;
+    }
+    layers[0].v = v.view();
+    layers[0].v.shape[0] = 2;
+    layers[1].v = second(shifted);
+    CHECK(run({layers, moves.from, moves.to, moves.deltas, table.get()}).size() == (apart ? 2u : 1u));
+    CHECK(testing::same_bits(page(v.view(), 0), page(v_before.view(), 1)));
+    CHECK(testing::same_bits(page(second(shifted), 0), page(second(shifted_before), 1)));
+    CHECK(v.guards_intact());
+    CHECK(shifted.guards_intact());
   }
 }
 

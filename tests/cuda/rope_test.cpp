@@ -70,15 +70,16 @@ testing::Tensor<3> empty_like(const testing::Tensor<3>& x, const testing::Tensor
   return testing::Tensor<3>(v.dtype, {v.shape[0], v.shape[1], v.shape[2]}, layout);
 }
 
-/// Validated, with lists in what stands for device memory.
+/// Validated as a call on a device, which the host stands for.
 void run(RopeApply args, Emulator* on) {
-  REQUIRE(to_string(prefixshare::detail::validate(args)) == "ok");
-  args.lists_space = MemorySpace::device;
+  args.x.space = args.out.space = args.lists_space = MemorySpace::device;
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   REQUIRE(to_string(cuda::launch_rope_apply(args, *on)) == "ok");
 }
 void run(RopeShift args, Emulator* on, MemorySpace lists = MemorySpace::device) {
-  REQUIRE(to_string(prefixshare::detail::validate(args)) == "ok");
+  args.x.space = args.out.space = MemorySpace::device;
   args.lists_space = lists;
+  REQUIRE(to_string(prefixshare::detail::validate(args, MemorySpace::device)) == "ok");
   REQUIRE(to_string(cuda::launch_rope_shift(args, *on)) == "ok");
 }
 template <class Args>
@@ -186,6 +187,10 @@ TEST_CASE("cuda rope_shift: one delta, on the host or on the device, has the bit
   run(RopeShift{x.view(), many.view(), deltas, table.get()});
   CHECK(testing::same_bits(one.view(), many.view()));
   CHECK(testing::same_bits(host.view(), many.view()));
+  RopeShift args{x.view(), many.view(), deltas, table.get()};
+  args.x.space = args.out.space = MemorySpace::device;
+  CHECK(to_string(prefixshare::detail::validate(args, MemorySpace::device)) ==
+        "rope_shift: lists_space got host, want == device (backend_unavailable)");
 }
 
 TEST_CASE("cuda rope_shift: never applies mscale", "[cuda][rope]") {

@@ -64,7 +64,9 @@ Cpu this_cpu() {
   return cpu;
 }
 
+bool is_of_gpu(const Json& file) { return file.contains("devices"); }
 bool names(const Json& file, const Cpu& cpu) {
+  if (is_of_gpu(file)) return false;
   const Json& id = file.at("cpuid");
   const auto models = id.at("models").get<std::vector<int>>();
   return id.at("vendor") == cpu.vendor && id.at("family") == cpu.family &&
@@ -97,20 +99,26 @@ Problem decode_problem() {
 
 TEST_CASE("costs: every file names its machine, which no other names, and has constants in range", "[kernels]") {
   const Context context = context_of_build();
-  const std::set<std::string> known = {"cpu:avx512", "cpu:amx-bf16", "cpu:avx2", "cpu:portable"};
+  const std::set<std::string> known = {"cpu:avx512", "cpu:amx-bf16", "cpu:avx2", "cpu:portable", "cuda:mma-sm80"};
   std::set<Cpu> machines;
+  std::set<std::string> devices;
   const auto files = cost_files();
   REQUIRE(files.count("amd-zen4") == 1);
   for (const auto& [name, file] : files) {
     INFO(name);
     CHECK(file.at("machine") == name);
     CHECK(name.size() < std::size_t{kNameCapacity});
-    const Json& id = file.at("cpuid");
-    CHECK_FALSE(id.at("models").empty());
-    for (const int model : id.at("models").get<std::vector<int>>()) {
-      CHECK(machines.insert({id.at("vendor"), id.at("family"), model}).second);
+    if (is_of_gpu(file)) {
+      CHECK_FALSE(file.at("devices").empty());
+      for (const std::string device : file.at("devices")) CHECK(devices.insert(device).second);
+    } else {
+      const Json& id = file.at("cpuid");
+      CHECK_FALSE(id.at("models").empty());
+      for (const int model : id.at("models").get<std::vector<int>>()) {
+        CHECK(machines.insert({id.at("vendor"), id.at("family"), model}).second);
+      }
+      CHECK_FALSE(entry_of(file, "cpu:portable").is_null());
     }
-    CHECK_FALSE(entry_of(file, "cpu:portable").is_null());
     for (const Json& e : file.at("cost_models")) {
       const std::string implementation = e.at("implementation");
       INFO(implementation);

@@ -13,6 +13,7 @@
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
 #include "prefixshare/testing/problem.hpp"
+#include "support/cases.hpp"
 #include "support/catch.hpp"
 #include "support/pairwise.hpp"
 
@@ -27,11 +28,6 @@ extern template Answer answer_backward(const RectangleInput&, const LayerKind&, 
 }  // namespace prefixshare::testing
 
 namespace prefixshare::tests {
-
-using prefixshare::testing::Problem;
-using prefixshare::testing::ProblemOptions;
-using prefixshare::testing::Random;
-using prefixshare::testing::Topology;
 
 /// REQUIREs that a call went well, and shows why it did not.
 inline void require_ok(const Status& status) {
@@ -64,15 +60,6 @@ inline NamedContext portable_context() {
   require_ok(create_context(&c.context));
   require_ok(force_implementation(&c.context, c.name.c_str()));
   return c;
-}
-
-/// Constants under which sharing and cutting always pay, so that small problems get shared tiles and partial states.
-inline CostModel eager_cost() {
-  CostModel cost;
-  cost.item = 1;
-  cost.kv_element = 1e4;
-  cost.partial = 1e-3;
-  return cost;
 }
 
 /// A proved plan of a forest or of rectangles from the context, made for the implementation that is forced. Constants
@@ -130,9 +117,6 @@ struct ForwardCase {
 void run_problem(const std::vector<NamedContext>& contexts, const PlanOptions& plan_options, Problem* p);
 /// The same of a case. If it has a bias, some of it is -inf.
 void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c);
-
-/// A tree of one-token nodes, each a query row, below a context: all draft tokens lie in one segment.
-Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* random);
 
 /// The o and lse of a problem, kept so that every backward starts from the same ones as the answer.
 class SavedState {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "prefixshare/cuda/accepts.hpp"
+#include "prefixshare/cuda/attend_grad_launch.cuh"
 #include "prefixshare/cuda/attend_launch.cuh"
 #include "support/device.hpp"
 #include "support/emulator.hpp"
@@ -74,6 +75,18 @@ inline Context emulated_context(const CostModel& cost) {
       [](const AttendCall& call, std::int32_t, std::int32_t) noexcept {
         const bool capturing = stand_in().state.capturing;
         return Emulated::run([&] { return cuda::launch_tree_attention_simt(call, capturing, emulator()); });
+      });
+  add_emulated<Problem, AttendGradCall>(
+      &context.tree_attention_backward, "cuda:mma-sm80", cost,
+      [](const Problem& p) noexcept { return cuda::accepts_mma("tree_attention_backward", p.kind); },
+      [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
+        return Emulated::run([&] { return cuda::launch_tree_attention_backward_mma(call, emulator()); });
+      });
+  add_emulated<Problem, AttendGradCall>(
+      &context.tree_attention_backward, "cuda:simt", cost,
+      [](const Problem& p) noexcept { return cuda::accepts_simt("tree_attention_backward", p.kind); },
+      [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
+        return Emulated::run([&] { return cuda::launch_tree_attention_backward_simt(call, emulator()); });
       });
   return context;
 }

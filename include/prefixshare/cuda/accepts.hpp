@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which layer kinds the implementations of attention on CUDA take.
+// What the implementations on CUDA are: which layer kinds those of attention take, and their cost constants; which
+// calls those of the operators on rows take.
 #pragma once
 
 #include <cstdint>
 
 #include "prefixshare/detail/validate.hpp"
+#include "prefixshare/draft_tree.hpp"
+#include "prefixshare/merge_states.hpp"
 #include "prefixshare/plan.hpp"
 
 namespace prefixshare {
@@ -18,6 +21,11 @@ struct HeadDims {
   std::int32_t D, Dv;
 };
 inline constexpr HeadDims kMmaDims[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
+
+/// Derived, not measured: a thread block of two on each processor of an H200 reads 16 bytes a nanosecond and multiplies
+/// and adds 1.3 TFLOP/s (mma.sync) or 0.13 (plain f32, half of its peak); rows are padded to 64, few ones to 16.
+inline constexpr CostModel kMmaCost{1500, 0.125, 0.0015, 0.5, 0.15, 0, 3000, 64, 16, true};
+inline constexpr CostModel kSimtCost{1500, 0.25, 0.015, 0.5, 0.49, 0, 3000, 64, 16, true};
 
 inline Status refuse_kind(const char* op, const char* field, std::int64_t got, const char* relation, std::int64_t want,
                           StatusUnit unit = StatusUnit::number) noexcept {
@@ -54,6 +62,21 @@ inline Status accepts_mma(const char* op, const LayerKind& kind) noexcept {
   }
   if (!known) return refuse_kind(op, "D", kind.D, "one of 64, 96, 128, 192 and", kMmaDims[4].D);
   return refuse_kind(op, "Dv", kind.Dv, "==", kind.D == 192 ? 128 : kind.D);
+}
+
+inline constexpr std::int64_t kMaxMergeParts = 64;  // their places travel with the launch
+inline constexpr std::int32_t kMaxDraftWords = 16;  // of a row: a bit for each of the 1024 threads of a block
+
+/// `cuda:rows`, besides the types.
+inline Status accepts_parts(const MergeStates& args) noexcept {
+  if (args.parts.size() <= kMaxMergeParts) return {};
+  return detail::failure({"merge_states", "parts"}, "size", args.parts.size(), "<=", kMaxMergeParts, StatusUnit::number,
+                         StatusCode::unsupported);
+}
+inline Status accepts_words(const DraftTreeBatch& args) noexcept {
+  if (args.words_per_row <= kMaxDraftWords) return {};
+  return detail::failure({"draft_tree_from_parents", "words_per_row"}, "", args.words_per_row, "<=", kMaxDraftWords,
+                         StatusUnit::number, StatusCode::unsupported);
 }
 
 }  // namespace cuda

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/row_chunks.cuh"
 #include "prefixshare/draft_tree.hpp"
 
@@ -12,8 +13,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
-inline constexpr int kMaxDraftWords = 16;  // of a row: a bit for each of the 1024 threads that a block may have
-inline constexpr int kDraftRounds = 10;    // so that 2^10 nodes are the most on a way up
+inline constexpr int kDraftRounds = 10;  // so that 2^10 nodes are the most on a way up
 
 struct DraftParams {
   const std::int32_t* parents;
@@ -111,15 +111,11 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(MostThreads, 1)
   if (ptx::thread() == 0) p.faults[tree] = static_cast<std::int32_t>(fault);
 }
 
-/// Runs a validated call on the device. `launch` as that of launch_merge_states.
+/// Runs a call that is validated and accepted. `launch` as that of launch_merge_states.
 template <class Launch>
 Status launch_draft_tree_from_parents(const DraftTreeBatch& args, Launch&& launch) {
   constexpr const char* kOp = "draft_tree_from_parents";
   if (args.faults.empty()) return {};
-  if (args.words_per_row > kMaxDraftWords) {
-    return detail::failure({kOp, "words_per_row"}, "", args.words_per_row, "<=", kMaxDraftWords, StatusUnit::number,
-                           StatusCode::unsupported);
-  }
   if (Status s = check_blocks({kOp, "faults"}, args.faults.size())) return s;
   const DraftParams p{args.parents.data(), args.offsets.data(), args.depth.data(), args.words.data(),
                       args.faults.data(),  args.parents.size(), args.words_per_row};

@@ -70,7 +70,13 @@ struct alignas(16) StreamNotes {
   static constexpr std::int32_t kNoItem = -1;
 };
 
-template <int D, int Dv>
+/// The items of a forward.
+struct ForwardItems {
+  PREFIXSHARE_DEVICE const ImageItem& operator()(const AttendParams& p, std::int32_t i) const { return items_of(p)[i]; }
+};
+
+/// items(p, i), asked in ascending order, is item i: its runs, its packed rows, its KV head.
+template <int D, int Dv, class Items = ForwardItems>
 class KeyTiles {
  public:
   using Stage = KeyStage<D, Dv>;
@@ -78,8 +84,9 @@ class KeyTiles {
   static constexpr int kBytes = 2 * Stage::kBytes + 4 * static_cast<int>(sizeof(Notes));
 
   /// Starts the first tile of items [first, end), in memory of kBytes.
-  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end)
-      : p_(p), memory_(memory), has_columns_(has_key_columns(p)) {
+  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
+                              const Items& items = Items{})
+      : p_(p), memory_(memory), items_(items), has_columns_(has_key_columns(p)) {
     Notes n{};
     n.item = first - 1;
     n.end = end;
@@ -95,6 +102,8 @@ class KeyTiles {
   PREFIXSHARE_DEVICE bool goes_on(std::int32_t item, std::int32_t chunk) const {
     return notes()->coming_item == item && notes()->coming_chunk == chunk;
   }
+  /// The item that it belongs to; -1: none comes.
+  PREFIXSHARE_DEVICE std::int32_t item() const { return notes()->coming_item; }
   /// Row instances that it meets.
   PREFIXSHARE_DEVICE std::int32_t instances() const { return notes()->coming_instances; }
   PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
@@ -137,7 +146,7 @@ class KeyTiles {
   PREFIXSHARE_DEVICE void find(Notes* n) {
     while (n->walk.done()) {
       if (++n->item >= n->end) return;
-      open(items_of(p_)[n->item], n);
+      open(items_(p_, n->item), n);
     }
     if (n->walk.instances(p_) != n->instances) meet(n->walk.instances(p_), n);
     n->chunk = p_.plan.header().invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
@@ -213,6 +222,7 @@ class KeyTiles {
 
   const AttendParams& p_;
   unsigned char* memory_;
+  Items items_;
   bool has_columns_;
 
   // Of the tile that was found: this thread's row, and the place of its key or value.

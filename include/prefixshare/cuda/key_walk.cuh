@@ -43,11 +43,12 @@ PREFIXSHARE_DEVICE std::int32_t keys_of(const AttendParams& p, const ImageRun& r
   return between(actual_length(p, run.length_slot) - run.length_origin, 0, run.length);
 }
 
-/// Page and slot of a token of a run.
+/// Page and slot of a token of an ImageRun, or of an ImageKeyWork.
 struct KeyPlace {
   std::int32_t page, slot;
 };
-PREFIXSHARE_DEVICE KeyPlace place_of(const AttendParams& p, const ImageRun& run, std::int32_t key) {
+template <class Run>
+PREFIXSHARE_DEVICE KeyPlace place_of(const AttendParams& p, const Run& run, std::int32_t key) {
   const std::int32_t at = run.token + key, size = p.pools[run.pool].page_size, page = at / size;
   return {p.plan.list<std::int32_t>(p.plan.header().pages_at)[run.first_page + page], at - page * size};
 }

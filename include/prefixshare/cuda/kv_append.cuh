@@ -110,7 +110,7 @@ Status launch_kv_append(const KvAppend& args, Launch&& launch) {
     p.v_chunks = args.v && i == 0 ? static_cast<std::int32_t>(v.shape[3] / chunk.width()) : 0;
     const std::int64_t token_chunks = std::int64_t{p.heads} * std::max(1, p.turn.chunks(chunk.width()) + p.v_chunks);
     p.block_tokens = block_tokens(p.tokens, token_chunks, kMostTables);
-    const std::int64_t blocks = ceil_div(p.tokens, p.block_tokens);
+    const std::int64_t blocks = detail::ceil_div(p.tokens, p.block_tokens);
     if (Status s = check_blocks({kOp, "slots"}, blocks)) return s;
     const Status s = chunk.call([&](auto width) {
       return launch(kv_append_rows<width>, blocks, kRowThreads, TurnTable::bytes(p.block_tokens, p.turn.pairs), false,

@@ -95,8 +95,7 @@ inline Status make_common(const char* op, const PlanView& plan, const Attend& ar
   if (Status s = check_alignment({op, "q"}, args.q, alignment)) return s;
   if (Status s = check_alignment({op, "o"}, args.o, alignment)) return s;
   if (Status s = make_pools(op, plan, args, alignment, p)) return s;
-  const bool turns = !args.q_rotated || plan.deltas.size() > 1;
-  if (Status s = make_rope({op, "rope"}, turns ? args.rope : nullptr, &p->rope)) return s;
+  if (Status s = make_rope({op, "rope"}, args.rope, &p->rope)) return s;
   p->plan.data = static_cast<const unsigned char*>(args.device_plan->data);
   p->q = args.q.data;
   p->o = args.o.data;
@@ -115,6 +114,20 @@ inline Status make_common(const char* op, const PlanView& plan, const Attend& ar
   return {};
 }
 
+/// Rows of partial state that a workspace has room for. What lies behind them is where it is whatever the plan: a graph
+/// keeps its parameters while plans change.
+inline std::int64_t partial_capacity(const LayerKind& kind, Mode mode, std::int64_t blocks,
+                                     const Workspace& ws) noexcept {
+  const auto bytes = [&](std::int64_t rows) {
+    return detail::bytes_of<detail::DeviceForwardMemory>(kind, mode, blocks, rows);
+  };
+  const std::int64_t room = ws.bytes - ws.counter_bytes;
+  const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * std::int64_t{sizeof(float)};
+  std::int64_t rows = (room - bytes(0)) / row + 1;
+  while (rows > 0 && bytes(rows) > room) --rows;  // of which alignment may take a few
+  return rows;
+}
+
 /// Parameters of a validated forward. Rows of q, k, v and o must begin at multiples of `alignment` bytes. Errors:
 /// unsupported (alignment, too many pools or rotary pairs, a bias in f64).
 inline Status make_params(const AttendCall& call, std::int64_t alignment, AttendParams* p) noexcept {
@@ -122,7 +135,9 @@ inline Status make_params(const AttendCall& call, std::int64_t alignment, Attend
   const Workspace& ws = call.args.workspace;
   if (Status s = make_common(detail::kAttendOp, call.plan, call.args, alignment, p)) return s;
   detail::Arena arena(static_cast<char*>(ws.data) + ws.counter_bytes);
-  const detail::DeviceForwardMemory memory(&arena, h.kind, h.mode, call.args.device_plan->blocks, h.partial_rows);
+  const std::int32_t blocks = call.args.device_plan->blocks;
+  const detail::DeviceForwardMemory memory(&arena, h.kind, h.mode, blocks,
+                                           partial_capacity(h.kind, h.mode, blocks, ws));
   p->counters = static_cast<std::int32_t*>(ws.data);
   p->partial_o = memory.partial_o;
   p->partial_lse = memory.partial_lse;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/row_chunks.cuh"
 #include "prefixshare/detail/softmax_state.hpp"
 #include "prefixshare/merge_states.hpp"
@@ -16,8 +17,7 @@ namespace cuda {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-inline constexpr int kMaxMergeParts = 64;  // whose places the parameters of a kernel hold
-inline constexpr int kPartsAhead = 4;      // whose chunks are on their way to a thread at once
+inline constexpr int kPartsAhead = 4;  // whose chunks are on their way to a thread at once
 
 struct MergePart {
   HeadRows o;
@@ -122,8 +122,8 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8)
 
 inline MergePart merge_part(const State& state) noexcept { return {head_rows(state.o), head_numbers(state.lse)}; }
 
-/// Runs a validated call without f64. launch(kernel, blocks, threads, shared bytes, chained, parameters) starts a
-/// kernel.
+/// Runs a call that is validated and accepted. launch(kernel, blocks, threads, shared bytes, chained, parameters)
+/// starts a kernel.
 template <class Launch>
 Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   constexpr const char* kOp = "merge_states";
@@ -131,10 +131,6 @@ Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   MergeParams p{};
   p.pairs = o.shape[0] * o.shape[1];
   if (p.pairs == 0) return {};
-  if (args.parts.size() > kMaxMergeParts) {
-    return detail::failure({kOp, "parts"}, "size", args.parts.size(), "<=", kMaxMergeParts, StatusUnit::number,
-                           StatusCode::unsupported);
-  }
   ChunkWidth chunk;
   chunk.fit(o);
   for (const State& part : args.parts) chunk.fit(part.o);
@@ -147,7 +143,7 @@ Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   p.chunks = static_cast<std::int32_t>(chunks);
   p.block_pairs = kRowThreads;  // about two chunks per thread
   while (p.block_pairs > 1 && p.block_pairs * chunks > 2 * kRowThreads) p.block_pairs /= 2;
-  const std::int64_t blocks = ceil_div(p.pairs, p.block_pairs);
+  const std::int64_t blocks = detail::ceil_div(p.pairs, p.block_pairs);
   if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
   return chunk.call([&](auto width) {
     return launch(merge_states_rows<width>, blocks, kRowThreads, MergeBlock::bytes(p.part_count, p.block_pairs), false,
@@ -234,7 +230,7 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8)
   }
 }
 
-/// Runs a validated call without f64. `launch` as that of launch_merge_states.
+/// Runs a call that is validated and accepted. `launch` as that of launch_merge_states.
 template <class Launch>
 Status launch_merge_states_backward(const MergeStatesGrad& args, Launch&& launch) {
   constexpr const char* kOp = "merge_states_backward";
@@ -256,7 +252,7 @@ Status launch_merge_states_backward(const MergeStatesGrad& args, Launch&& launch
   p.chunks = static_cast<std::int32_t>(chunks);
   p.lanes = 1;
   while (p.lanes < 32 && p.lanes < chunks) p.lanes *= 2;
-  const std::int64_t blocks = ceil_div(p.pairs, kRowThreads / p.lanes);
+  const std::int64_t blocks = detail::ceil_div(p.pairs, kRowThreads / p.lanes);
   if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
   for (std::int64_t first = 0; first < args.parts.size(); first += kGradParts) {
     p.part_count = static_cast<std::int32_t>(std::min<std::int64_t>(kGradParts, args.parts.size() - first));

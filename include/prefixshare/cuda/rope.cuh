@@ -12,7 +12,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
-struct RopeParams {
+struct RopeRowsParams {
   TurnParams turn;
   HeadRows x;
   HeadRows out;
@@ -28,10 +28,10 @@ struct RopeParams {
     return positions == nullptr ? position : positions[per_token ? token : 0];
   }
 };
-static_assert(sizeof(RopeParams) <= 4096, "kernel parameters");
+static_assert(sizeof(RopeRowsParams) <= 4096, "kernel parameters");
 
 template <int Width>
-PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8) rope_rows(const PREFIXSHARE_GRID_CONSTANT RopeParams p) {
+PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8) rope_rows(const PREFIXSHARE_GRID_CONSTANT RopeRowsParams p) {
   const std::int64_t first = std::int64_t{ptx::block()} * p.block_tokens, left = p.tokens - first;
   const int tokens = left < p.block_tokens ? static_cast<int>(left) : p.block_tokens;
   const int pairs = p.turn.pairs, tables = p.per_token ? tokens : 1;
@@ -53,7 +53,7 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8) rope_rows(const PREFI
 /// Starts the kernels of either operator.
 template <class Launch>
 Status launch_rope_rows(const char* op, const TensorView<3>& x, const TensorView<3>& out, const RopeTable& table,
-                        double mscale, RopeParams p, Launch&& launch) {
+                        double mscale, RopeRowsParams p, Launch&& launch) {
   p.tokens = x.shape[0];
   if (p.tokens == 0 || x.shape[1] == 0 || x.shape[2] == 0) return {};
   ChunkWidth chunk;
@@ -68,7 +68,7 @@ Status launch_rope_rows(const char* op, const TensorView<3>& x, const TensorView
     p.turn = turn_params(table, mscale, x.shape[2], i);
     const std::int64_t token_chunks = std::int64_t{p.heads} * std::max(1, p.turn.chunks(chunk.width()));
     p.block_tokens = block_tokens(p.tokens, token_chunks, p.per_token ? kMostTables : kRowThreads);
-    const std::int64_t blocks = ceil_div(p.tokens, p.block_tokens);
+    const std::int64_t blocks = detail::ceil_div(p.tokens, p.block_tokens);
     if (Status s = check_blocks({op, "x"}, blocks)) return s;
     const std::int64_t bytes = TurnTable::bytes(p.per_token ? p.block_tokens : 1, p.turn.pairs);
     const Status s =
@@ -82,14 +82,14 @@ Status launch_rope_rows(const char* op, const TensorView<3>& x, const TensorView
 /// of launch_merge_states.
 template <class Launch>
 Status launch_rope_apply(const RopeApply& args, Launch&& launch) {
-  RopeParams p{};
+  RopeRowsParams p{};
   p.positions = args.positions.data();
   p.per_token = 1;
   return launch_rope_rows("rope_apply", args.x, args.out, args.table, args.table.mscale, p, launch);
 }
 template <class Launch>
 Status launch_rope_shift(const RopeShift& args, Launch&& launch) {
-  RopeParams p{};
+  RopeRowsParams p{};
   p.copies_zeros = 1;
   p.per_token = args.deltas.size() != 1;
   if (args.lists_space == MemorySpace::device) {

@@ -149,7 +149,7 @@ Status launch_rebase(const RopeRebase& args, Span<const KvPool> layers, Launch&&
     p.v_chunks = p.v_chunk_bytes == 0 ? 0 : static_cast<std::int32_t>(v.shape[3] * size_of(v.dtype) / p.v_chunk_bytes);
     const std::int64_t token_chunks = std::int64_t{p.heads} * std::max(1, p.turn.chunks(chunk.width()));
     p.block_tokens = block_tokens(pages * p.page_size, token_chunks, p.page_size);
-    p.page_blocks = static_cast<std::int32_t>(ceil_div(p.page_size, p.block_tokens));
+    p.page_blocks = static_cast<std::int32_t>(detail::ceil_div(p.page_size, p.block_tokens));
     const std::int64_t blocks = pages * p.page_blocks;
     if (Status s = check_blocks({kOp, "from_pages"}, blocks)) return s;
     const Status s = chunk.call([&](auto width) {

@@ -62,14 +62,15 @@ inline TurnParams turn_params(const RopeTable& table, double mscale, std::int64_
   return p;
 }
 inline std::int64_t turn_launches(const RopeTable& table) noexcept {
-  return std::max<std::int64_t>(1, ceil_div(table.dim / 2, kTurnPairs));
+  return std::max<std::int64_t>(1, detail::ceil_div(table.dim / 2, kTurnPairs));
 }
 
 /// Tokens of a block, `most` at most, of `tokens` in all with as many chunks each: eight chunks per thread, so that
 /// starting and the table cost little, but two where that gives more of a large GPU something to do.
 inline std::int32_t block_tokens(std::int64_t tokens, std::int64_t token_chunks, std::int64_t most) noexcept {
   constexpr std::int64_t kManyBlocks = 1024;
-  const std::int64_t few = ceil_div(2 * kRowThreads, token_chunks), many = ceil_div(8 * kRowThreads, token_chunks);
+  const std::int64_t few = detail::ceil_div(2 * kRowThreads, token_chunks),
+                     many = detail::ceil_div(8 * kRowThreads, token_chunks);
   return static_cast<std::int32_t>(std::min(most, std::min(many, std::max(few, tokens / kManyBlocks))));
 }
 

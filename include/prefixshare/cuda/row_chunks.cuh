@@ -8,6 +8,7 @@
 #include <initializer_list>
 
 #include "prefixshare/cuda/ptx.cuh"
+#include "prefixshare/detail/part_range.hpp"
 #include "prefixshare/detail/validate.hpp"
 #include "prefixshare/dtype.hpp"
 #include "prefixshare/status.hpp"
@@ -58,8 +59,6 @@ class ChunkWidth {
  private:
   int width_ = 8;
 };
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return a / b + (a % b != 0); }
 
 /// Blocks of a launch, which are counted in 32 bits.
 inline Status check_blocks(detail::Where at, std::int64_t blocks) noexcept {

@@ -92,7 +92,7 @@ inline void check_memory(const RopeApply& a, OnDevice* on) noexcept {
 inline void check_memory(const RopeShift& a, OnDevice* on) noexcept {
   on->check("x", a.x.data);
   on->check("out", a.out.data);
-  on->check("deltas", a.deltas);
+  if (a.lists_space == MemorySpace::device) on->check("deltas", a.deltas);
 }
 inline void check_memory(const RopeRebase& a, OnDevice* on) noexcept {
   for (std::int64_t i = 0; i < a.layers.size(); ++i) on->check("layers.k", a.layers[i].k.data, i);

@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
+#include "prefixshare/detail/part_range.hpp"
+
 namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }
 
 /// Rows of a row tile: what fills kTileRows with the group's heads packed in.
 constexpr std::int32_t tile_row_limit(const LayerKind& k) noexcept {

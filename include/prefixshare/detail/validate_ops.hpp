@@ -135,9 +135,10 @@ inline Status validate(const RopeApply& args, MemorySpace space = MemorySpace::h
 
 inline Status validate(const RopeShift& args, MemorySpace space = MemorySpace::host) noexcept {
   if (Status s = check_rope_rows("rope_shift", args.x, args.out, args.table, space)) return s;
-  const std::int64_t want = args.deltas.size() == 1 ? 1 : args.x.shape[0];
-  if (Status s = check_array({"rope_shift", "deltas"}, args.deltas, want)) return s;
-  if (Status s = check_space({"rope_shift", "lists_space"}, "", args.lists_space, space)) return s;
+  const bool one = args.deltas.size() == 1;  // which the host may hand over with the call
+  if (Status s = check_array({"rope_shift", "deltas"}, args.deltas, one ? 1 : args.x.shape[0])) return s;
+  const MemorySpace lists = one && args.lists_space == MemorySpace::host ? MemorySpace::host : space;
+  if (Status s = check_space({"rope_shift", "lists_space"}, "", args.lists_space, lists)) return s;
   return check_apart({"rope_shift", "out"}, args.out, args.deltas);
 }
 
