@@ -92,7 +92,7 @@ inline Context device_context() {
 /// Aligned memory.
 class AlignedBytes {
  public:
-  explicit AlignedBytes(std::int64_t bytes) : chunks_(static_cast<std::size_t>((bytes + 255) / 256)) {}
+  explicit AlignedBytes(std::int64_t bytes) : chunks_(static_cast<std::size_t>(bytes / 256 + 1)) {}
   void* data() { return chunks_.data(); }
 
  private:

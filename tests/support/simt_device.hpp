@@ -61,30 +61,30 @@ inline Context emulated_context(const CostModel& cost) {
   Context context;
   require_ok(create_context(&context));
   context.device = stand_in_runtime();
-  using Problem = AttentionProblem;
-  add_emulated<Problem, AttendCall>(
+  using Kind = AttentionProblem;
+  add_emulated<Kind, AttendCall>(
       &context.tree_attention, "cuda:mma-sm80", cost,
-      [](const Problem& p) noexcept { return cuda::accepts_mma("tree_attention", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_mma("tree_attention", p.kind); },
       [](const AttendCall& call, std::int32_t, std::int32_t) noexcept {
         const bool capturing = stand_in().state.capturing;
         return Emulated::run([&] { return cuda::launch_tree_attention_mma(call, capturing, emulator()); });
       });
-  add_emulated<Problem, AttendCall>(
+  add_emulated<Kind, AttendCall>(
       &context.tree_attention, "cuda:simt", cost,
-      [](const Problem& p) noexcept { return cuda::accepts_simt("tree_attention", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_simt("tree_attention", p.kind); },
       [](const AttendCall& call, std::int32_t, std::int32_t) noexcept {
         const bool capturing = stand_in().state.capturing;
         return Emulated::run([&] { return cuda::launch_tree_attention_simt(call, capturing, emulator()); });
       });
-  add_emulated<Problem, AttendGradCall>(
+  add_emulated<Kind, AttendGradCall>(
       &context.tree_attention_backward, "cuda:mma-sm80", cost,
-      [](const Problem& p) noexcept { return cuda::accepts_mma("tree_attention_backward", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_mma("tree_attention_backward", p.kind); },
       [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
         return Emulated::run([&] { return cuda::launch_tree_attention_backward_mma(call, emulator()); });
       });
-  add_emulated<Problem, AttendGradCall>(
+  add_emulated<Kind, AttendGradCall>(
       &context.tree_attention_backward, "cuda:simt", cost,
-      [](const Problem& p) noexcept { return cuda::accepts_simt("tree_attention_backward", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_simt("tree_attention_backward", p.kind); },
       [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
         return Emulated::run([&] { return cuda::launch_tree_attention_backward_simt(call, emulator()); });
       });

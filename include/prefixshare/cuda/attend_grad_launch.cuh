@@ -21,7 +21,8 @@ inline constexpr int kGradientSinksThreads = 256;
 /// D_i of every row and head, and from these dsinks.
 template <class Launch>
 Status launch_gradient_rows(const AttendGradParams& p, std::int32_t blocks, Launch&& launch) {
-  if (Status s = launch(tree_attention_backward_rows<kGradientRowsThreads>, blocks, kGradientRowsThreads, 0, false, p)) {
+  if (Status s =
+          launch(tree_attention_backward_rows<kGradientRowsThreads>, blocks, kGradientRowsThreads, 0, false, p)) {
     return s;
   }
   if (p.dsinks == nullptr) return {};

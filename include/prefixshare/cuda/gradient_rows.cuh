@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the backward of tree_attention computes first: D_i = dO_i . o_i - dlse_i of every row and head, and from these the
-// gradients of the sinks. Sums run in a fixed order.
+// What the backward of tree_attention computes first: D_i = dO_i . o_i - dlse_i of every row and head, and from these
+// the gradients of the sinks. Sums run in a fixed order.
 #pragma once
 
 #include <cstdint>

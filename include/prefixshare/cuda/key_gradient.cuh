@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// dK and dV of up to 64 keys by a block of eight warps: the keys stay, the rows that meet them go by. Warps 0 to 3 sum up
-// dV, warps 4 to 7 dK, of sixteen keys each. All rows and heads that see a key are summed here, so that what is written
-// is written once.
+// dK and dV of up to 64 keys by a block of eight warps: the keys stay, the rows that meet them go by. Warps 0 to 3 sum
+// up dV, warps 4 to 7 dK, of sixteen keys each. All rows and heads that see a key are summed here, so that what is
+// written is written once.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,7 @@ namespace cuda {
 template <int D, int Dv>
 struct KeyGradientMemory {
   static constexpr int kValuesAt = kImageKeys * Tile<D>::kRowBytes;
-  static constexpr int kColumnsAt = kValuesAt + kImageKeys * Tile<Dv>::kRowBytes;
-  static constexpr int kStagesAt = kColumnsAt + kImageKeys * static_cast<int>(sizeof(KeyColumn));
+  static constexpr int kStagesAt = kValuesAt + kImageKeys * Tile<Dv>::kRowBytes;
   static constexpr int kBytes = kStagesAt + 2 * RowStage<D, Dv>::kBytes;
   static_assert(PlainTile<kKeyGradientThreads>::bytes(D, Dv) <= kBytes && kStagesAt % 128 == 0);
 };
@@ -36,8 +35,7 @@ class KeyGradient {
   PREFIXSHARE_DEVICE KeyGradient(const AttendGradParams& p, const ImageKeyWork& work, unsigned char* memory)
       : p_(p), a_(p.fwd), work_(work), memory_(memory) {
     const PoolParams& pool = a_.pools[work.pool];
-    has_options_ = a_.softcap > 0 || pool.bias != nullptr || pool.k_scale.granularity != 0 ||
-                   pool.v_scale.granularity != 0;
+    has_columns_ = pool.bias != nullptr || pool.k_scale.granularity != 0 || pool.v_scale.granularity != 0;
   }
 
   PREFIXSHARE_DEVICE void run() {
@@ -56,10 +54,20 @@ class KeyGradient {
  private:
   PREFIXSHARE_DEVICE Tile<D> keys() const { return {memory_}; }
   PREFIXSHARE_DEVICE Tile<Dv> values() const { return {memory_ + Memory::kValuesAt}; }
-  PREFIXSHARE_DEVICE KeyColumn* columns() const { return reinterpret_cast<KeyColumn*>(memory_ + Memory::kColumnsAt); }
   static PREFIXSHARE_DEVICE bool sums_values() { return ptx::warp() < 4; }
   static PREFIXSHARE_DEVICE int first_key() { return ptx::warp() % 4 * 16; }
 
+  /// What logits need of a key beside the key. Looked up where it is used: few layers have it.
+  PREFIXSHARE_DEVICE KeyColumn column(int key) const {
+    const PoolParams& pool = a_.pools[work_.pool];
+    KeyColumn c{nullptr, pool.bias_stride[2], 1.0f, 1.0f};
+    if (!has_columns_ || key >= work_.length) return c;
+    const KeyPlace at = place_of(a_, work_, key);
+    c.k_scale = scale_at(pool.k_scale, at, pool.page_size, work_.kv_head, a_.Hkv);
+    c.v_scale = scale_at(pool.v_scale, at, pool.page_size, work_.kv_head, a_.Hkv);
+    if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, at, 0);
+    return c;
+  }
   /// Starts the copies of the keys, sixteen for each warp, or of the values.
   PREFIXSHARE_DEVICE void copy_keys() const {
     const PoolParams& pool = a_.pools[work_.pool];
@@ -71,11 +79,6 @@ class KeyGradient {
       copy(keys(), pool.k, offset_of(pool.k_stride, at, work_.kv_head));
     }
     ptx::copy_async_commit();
-    if (sums_values() || ptx::lane() >= 16) return;
-    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, at, pool.page_size, work_.kv_head, a_.Hkv),
-                scale_at(pool.v_scale, at, pool.page_size, work_.kv_head, a_.Hkv)};
-    if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, at, 0);
-    columns()[key] = c;
   }
   template <int Width>
   PREFIXSHARE_DEVICE void copy(Tile<Width> to, const void* base, std::int64_t offset) const {
@@ -101,7 +104,7 @@ class KeyGradient {
     float s[kBlocks][4] = {}, dp[kBlocks][4] = {};
     multiply_rows<T>(s, keys(), first_key(), queries, lane);
     if (!sums_values()) multiply_rows<T>(dp, values(), first_key(), outputs, lane);
-    if (has_options_) {
+    if (has_columns_ || a_.softcap > 0) {
       score_with_options(stage, first, s, dp, lane);
     } else {
       score(stage, first, s, dp, lane);
@@ -140,7 +143,8 @@ class KeyGradient {
   PREFIXSHARE_DEVICE void score(Stage stage, int first, float (&s)[kBlocks][4], const float (&dp)[kBlocks][4],
                                 int lane) const {
     const float scale = a_.scale * kLog2E;
-    each_result(first, lane, [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
+    each_result(first, lane,
+                [&](int b, int c, int row) { s[b][c] = ptx::exp2(fmaf(s[b][c], scale, -stage.lse()[row])); });
     if (sums_values()) return;
     each_result(first, lane, [&](int b, int c, int row) { s[b][c] *= dp[b][c] - stage.row_dot()[row]; });
   }
@@ -148,7 +152,7 @@ class KeyGradient {
                                              const float (&dp)[kBlocks][4], int lane) const {
     const ScoreRule rule(a_);
     const std::int32_t group = a_.Hq / a_.Hkv;
-    const KeyColumn key[2] = {columns()[first_key() + lane / 4], columns()[first_key() + lane / 4 + 8]};
+    const KeyColumn key[2] = {column(first_key() + lane / 4), column(first_key() + lane / 4 + 8)};
     each_result(first, lane, [&](int b, int c, int row) {
       const std::int32_t head = work_.kv_head * group + (stage.first_packed + row) % group;
       float slope;
@@ -172,10 +176,10 @@ class KeyGradient {
       const bool accumulate = p_.accumulate != 0;
       if (sums_values()) {
         if (grad.dv == nullptr) continue;
-        put_row<T, Dv / 8>(sum_, r, columns()[key].v_scale, grad.dv_dtype, grad.dv,
+        put_row<T, Dv / 8>(sum_, r, column(key).v_scale, grad.dv_dtype, grad.dv,
                            offset_of(grad.dv_stride, at, work_.kv_head), accumulate);
       } else if (grad.dk != nullptr) {
-        put_row<T, D / 8>(sum_, r, columns()[key].k_scale * a_.scale, grad.dk_dtype, grad.dk,
+        put_row<T, D / 8>(sum_, r, column(key).k_scale * a_.scale, grad.dk_dtype, grad.dk,
                           offset_of(grad.dk_stride, at, work_.kv_head), accumulate);
       }
     }
@@ -185,7 +189,7 @@ class KeyGradient {
   const AttendParams& a_;
   const ImageKeyWork& work_;
   unsigned char* memory_;
-  bool has_options_;
+  bool has_columns_;
   float sum_[D / 8][4] = {};
 };
 

@@ -17,6 +17,10 @@ struct KeyColumn {
   const float* bias;         ///< null: none
   std::int64_t bias_stride;  ///< from query head to query head
   float k_scale, v_scale;
+
+  PREFIXSHARE_DEVICE float bias_of(std::int32_t q_head) const {
+    return bias == nullptr ? 0.0f : bias[q_head * bias_stride];
+  }
 };
 
 /// A tile of keys and values in shared memory, and which of its columns each packed row sees.
@@ -185,21 +189,19 @@ class KeyTiles {
     if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(thread, *n);
     const unsigned char* row = address(lane_has_value(thread), n->kv_head);
     const int left = n->columns - warp_column(thread);
-    copy<D>(to.keys(), thread, row, 0, left, p_.D);
-    copy<Dv>(to.values(), thread, row, kWarpKeys, left, p_.Dv);
+    copy(to.keys(), thread, row, 0, left);
+    copy(to.values(), thread, row, kWarpKeys, left);
     ptx::copy_async_commit();
   }
-  /// Copies this warp's rows of a tile, of which `left` have a key. Other columns and dims beyond `width` become zero:
-  /// what a probability of zero is multiplied by must be finite.
+  /// Copies this warp's rows of a tile, of which `left` have a key. The others become zero: what a probability of zero
+  /// is multiplied by must be finite.
   template <int Width>
-  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane, int left,
-                               std::int32_t width) const {
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane, int left) const {
     PREFIXSHARE_UNROLL
     for (int i = 0; i < kChunkRounds<Width, kWarpKeys>; ++i) {
-      round_chunk<Width, kWarpKeys>(i, thread % 32, warp_column(thread), row, first_lane,
-                                    [&](int r, int chunk, int at, const unsigned char* from) {
-                                      ptx::copy_async(to.data + at, from, r < left && chunk * 8 < width ? 16 : 0);
-                                    });
+      round_chunk<Width, kWarpKeys>(
+          i, thread % 32, warp_column(thread), row, first_lane,
+          [&](int r, int at, const unsigned char* from) { ptx::copy_async(to.data + at, from, r < left ? 16 : 0); });
     }
   }
   /// Where the key, or the value, that this lane looked up begins.

@@ -20,11 +20,11 @@ inline constexpr int kPlainRows = 16;  // of a tile, and as many keys
 /// A packed row in a tile.
 struct PlainRow {
   std::int64_t row;
-  std::int64_t order;   // in this call
-  double position;      // angle position in its frame
-  double by;            // what `turn` turns it by
-  std::int32_t head;    // query head; -1: there is no row
-  std::uint32_t seen;   // bit j: sees key j of the tile
+  std::int32_t order;  // in this call
+  double position;     // angle position in its frame
+  double by;           // what `turn` turns it by
+  std::int32_t head;   // query head; -1: there is no row
+  std::uint32_t seen;  // bit j: sees key j of the tile
   float lse, row_dot;
 };
 /// A key in a tile.
@@ -69,7 +69,7 @@ class PlainTile {
     if (head >= 0) {
       const ImageInstance& from = instances_of(a_)[instance];
       r.row = from.row;
-      r.order = std::int64_t{from.order} - shortfall(a_, from.length_slot);
+      r.order = order_of(a_, from);
       r.position = r.by = turn_position(a_, from);
       r.lse = a_.lse[r.row * a_.lse_stride[0] + head * a_.lse_stride[1]];
       r.row_dot = p_.row_dot[r.row * a_.Hq + head];
@@ -304,7 +304,8 @@ class PlainQueryGradient {
       clear();
       instances_ = -1;
       for (std::int32_t s = 0; s < work_.span_count; ++s) {
-        for (std::int32_t r = 0; r < spans[s].run_count; ++r) meet(runs_of(a_)[spans[s].first_run + r], spans[s].offset);
+        for (std::int32_t r = 0; r < spans[s].run_count; ++r)
+          meet(runs_of(a_)[spans[s].first_run + r], spans[s].offset);
       }
       if (instances_ >= 0) turn_sums(turn_gain(a_), [](double position) { return -position; });
       write();

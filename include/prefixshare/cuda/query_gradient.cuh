@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dQ of up to 64 packed rows by a block of four warps: the rows stay, sixteen with each warp, and all keys that they meet
-// go by, in the order of the plan.
+// dQ of up to 64 packed rows by a block of four warps: the rows stay, sixteen with each warp, and all keys that they
+// meet go by, in the order of the plan.
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,8 @@ class QuerySpans {
   std::int32_t first_ = 0;  // item of its first span
 };
 
-/// Dynamic shared memory of a block: two tiles of keys and values, the queries, and the output gradients where they find
-/// no room in registers.
+/// Dynamic shared memory of a block: two tiles of keys and values, the queries, and the output gradients where they
+/// find no room in registers.
 template <int D, int Dv>
 struct QueryGradientMemory {
   static constexpr bool kOutputsInRegisters = D <= 128;
@@ -90,7 +90,9 @@ class QueryGradient {
 
  private:
   static PREFIXSHARE_DEVICE int first_row() { return ptx::warp() * 16; }
-  PREFIXSHARE_DEVICE Tile<D> queries() const { return {memory_ + Memory::kQueriesAt + first_row() * Tile<D>::kRowBytes}; }
+  PREFIXSHARE_DEVICE Tile<D> queries() const {
+    return {memory_ + Memory::kQueriesAt + first_row() * Tile<D>::kRowBytes};
+  }
   PREFIXSHARE_DEVICE Tile<Dv> outputs() const {
     return {memory_ + (Memory::kOutputsInRegisters ? Memory::kQueriesAt : Memory::kOutputsAt) +
             first_row() * Tile<Dv>::kRowBytes};
@@ -273,8 +275,8 @@ class QueryGradient {
       if (m >= work_.packed_count) continue;
       if (lse_[r] == kNoRow) clear(r);
       const Row row = row_of(m);
-      put_row<T, D / 8>(sum_, r, a_.scale, p_.dq_dtype, p_.dq,
-                        row.row * p_.dq_stride[0] + row.head * p_.dq_stride[1], p_.accumulate != 0);
+      put_row<T, D / 8>(sum_, r, a_.scale, p_.dq_dtype, p_.dq, row.row * p_.dq_stride[0] + row.head * p_.dq_stride[1],
+                        p_.accumulate != 0);
     }
   }
   /// A row that saw nothing has no gradient, whatever its keys hold.
@@ -290,7 +292,7 @@ class QueryGradient {
   const ImageQueryWork& work_;
   std::int32_t first_item_;
   float lse_[2], row_dot_[2];  // of rows g and g + 8; lse to base 2
-  std::int32_t frame_ = -1;  // instance of the group's first row whose frame queries and sums are in
+  std::int32_t frame_ = -1;    // instance of the group's first row whose frame queries and sums are in
   std::uint32_t outputs_[Memory::kOutputsInRegisters ? Dv / 16 : 1][4];
   float sum_[D / 8][4] = {};
 };

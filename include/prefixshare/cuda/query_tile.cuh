@@ -64,12 +64,12 @@ class QueryRows16 {
 
   /// Copies the rows as they are into 16 rows of a tile; rows that the item does not have are zero.
   PREFIXSHARE_DEVICE void copy(Tile<D> to) const {
-    put(to, [&](int r, int chunk, const unsigned char* from) {
-      return r < count_ && chunk * 8 < p_.D ? *reinterpret_cast<const ptx::Words4*>(from) : ptx::Words4{0, 0, 0, 0};
+    put(to, [&](int r, const unsigned char* from) {
+      return r < count_ ? *reinterpret_cast<const ptx::Words4*>(from) : ptx::Words4{0, 0, 0, 0};
     });
   }
   PREFIXSHARE_DEVICE void clear(Tile<D> to) const {
-    put(to, [](int, int, const unsigned char*) { return ptx::Words4{0, 0, 0, 0}; });
+    put(to, [](int, const unsigned char*) { return ptx::Words4{0, 0, 0, 0}; });
   }
 
   /// Puts a part of the turned elements of every row that turns into the tile. Rows at one position, such as the heads
@@ -95,13 +95,13 @@ class QueryRows16 {
   }
 
  private:
-  /// Fills the tile with f(row, chunk, address of the chunk in memory).
+  /// Fills the tile with f(row, address of the chunk in memory).
   template <class F>
   PREFIXSHARE_DEVICE void put(Tile<D> to, F&& f) const {
     PREFIXSHARE_UNROLL_4
     for (int i = 0; i < kChunkRounds<D, 16>; ++i) {
-      round_chunk<D, 16>(i, lane_, 0, source_, 0, [&](int r, int chunk, int at, const unsigned char* from) {
-        *reinterpret_cast<ptx::Words4*>(to.data + at) = f(r, chunk, from);
+      round_chunk<D, 16>(i, lane_, 0, source_, 0, [&](int r, int at, const unsigned char* from) {
+        *reinterpret_cast<ptx::Words4*>(to.data + at) = f(r, from);
       });
     }
     ptx::sync_warp();

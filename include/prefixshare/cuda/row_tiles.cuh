@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stream of row tiles that meet a key block: queries in the block's frame, output gradients, and what is known of
-// each packed row. While one tile is multiplied, the next is on its way into shared memory, and the rows of the one after
-// it are being looked up.
+// each packed row. While one tile is multiplied, the next is on its way into shared memory, and the rows of the one
+// after it are being looked up.
 #pragma once
 
 #include <cstdint>
@@ -122,7 +122,7 @@ class RowTiles {
     lse_ = a.lse[row_ * a.lse_stride[0] + head_ * a.lse_stride[1]] * kLog2E;
     row_dot_ = p_.row_dot[row_ * a.Hq + head_];
     if (lse_ == kEmptyLse) return;
-    const std::int64_t order = std::int64_t{row.order} - shortfall(a, row.length_slot);
+    const std::int32_t order = order_of(a, row);
     visible_ = visible_keys(a, r, begin_ - r.token, keys_, packed / group_, order) << (begin_ - work_.token);
     if (work_.length < 64) visible_ |= ~std::uint64_t{0} << work_.length;
   }

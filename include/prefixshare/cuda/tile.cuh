@@ -52,7 +52,7 @@ struct Tile {
 template <int Width, int Rows>
 inline constexpr int kChunkRounds = Rows* Tile<Width>::kChunks / 32;
 
-/// Calls f(row, chunk, offset, address) for a lane's chunk in round i of those of rows [first_row, first_row + Rows) of
+/// Calls f(row, offset, address) for a lane's chunk in round i of those of rows [first_row, first_row + Rows) of
 /// a tile: `offset` of its place in the tile, `address` of what goes there. first_row is a multiple of 8. Where row r
 /// of them starts is what lane first_lane + r says.
 template <int Width, int Rows, class F>
@@ -64,11 +64,11 @@ PREFIXSHARE_DEVICE void round_chunk(int i, int lane, int first_row, const unsign
     constexpr int kStep = 32 / kChunks;
     const int row = lane / kChunks, chunk = lane % kChunks;
     const int offset = Tile<Width>::offset(first_row + row, chunk) ^ (kStep * i % 8 * 16);
-    f(row + kStep * i, chunk, offset + kStep * i * Tile<Width>::kRowBytes,
+    f(row + kStep * i, offset + kStep * i * Tile<Width>::kRowBytes,
       ptx::shuffle(row_start, first_lane + row + kStep * i) + 16 * chunk);
   } else {
     const int at = 32 * i + lane, row = at / kChunks, chunk = at % kChunks;
-    f(row, chunk, Tile<Width>::offset(first_row + row, chunk), ptx::shuffle(row_start, first_lane + row) + 16 * chunk);
+    f(row, Tile<Width>::offset(first_row + row, chunk), ptx::shuffle(row_start, first_lane + row) + 16 * chunk);
   }
 }
 

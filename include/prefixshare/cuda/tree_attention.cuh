@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "prefixshare/cuda/key_tiles.cuh"
 #include "prefixshare/cuda/query_tile.cuh"
@@ -24,6 +25,8 @@ struct ItemShape {
   static constexpr int kKeys = Stage::kKeys / kKeyWarps;      // of a tile, for one warp
   static constexpr int kValueBlocks = Dv / 8 / kValueWarps;   // blocks of eight dims of v that a warp sums up
   static constexpr int kOutBlocks = Wide ? Dv / 8 : Dv / 32;  // and that it finishes
+  using Bits = std::conditional_t<(kKeys > 32), std::uint64_t, std::uint32_t>;  // a bit for each of the keys
+  static constexpr Bits kAllKeys = static_cast<Bits>(~std::uint64_t{0} >> (64 - kKeys));
   static_assert(kKeys % 16 == 0 && Dv % 32 == 0 && kValueBlocks % 2 == 0);
 };
 
@@ -39,29 +42,32 @@ struct BlockMemory {
 };
 
 /// A warp's operands of q.
-template <class T, int D, bool Turns>
+template <class T, int D, int Dv, bool Turns>
 class QueryOperands {
-  static constexpr bool kInRegisters = BlockMemory<D, D, Turns>::kNearestInRegisters;
+  using Memory = BlockMemory<D, Dv, Turns>;
+  static constexpr bool kInRegisters = Memory::kNearestInRegisters;
 
  public:
-  /// Loads packed rows [first, first + 16) of an item. `nearest` and `rest` are memory for 64 rows, 16 for each warp.
-  /// They remain in use, but for `nearest` where its rows go on into registers.
+  /// `memory` is the block's.
+  explicit PREFIXSHARE_DEVICE QueryOperands(unsigned char* memory) : memory_(memory) {}
+
+  /// Loads packed rows [first, first + 16) of an item. `free` is memory for as many rows for each warp, in use until
+  /// this returns.
   PREFIXSHARE_DEVICE void load(const AttendParams& p, const ImageItem& item, int first, std::int32_t instances,
-                               unsigned char* nearest, unsigned char* rest) {
-    const int lane = ptx::opaque(ptx::lane()), warp_rows = ptx::warp() * 16 * Tile<D>::kRowBytes;
+                               unsigned char* free) {
     const QueryRows16<T, D> rows(p, item, first, instances);
-    nearest_ = {nearest + warp_rows};
-    rest_ = {rest + warp_rows};
+    const Tile<D> nearest = kInRegisters ? of_warp(free) : of_warp(memory_ + Memory::kNearestAt);
     turns_ = Turns && rows.turn();
-    rows.copy(nearest_);
+    rows.copy(nearest);
     if (turns_) {
-      rows.turn_into(nearest_, QueryPart::nearest);
-      rows.clear(rest_);
-      rows.turn_into(rest_, QueryPart::rest);
+      rows.turn_into(nearest, QueryPart::nearest);
+      rows.clear(of_warp(memory_ + Memory::kRestAt));
+      rows.turn_into(of_warp(memory_ + Memory::kRestAt), QueryPart::rest);
     }
     if constexpr (kInRegisters) {
+      const int lane = ptx::opaque(ptx::lane());
       PREFIXSHARE_UNROLL
-      for (int step = 0; step < D / 16; ++step) load_left(registers_[step], nearest_, lane, 0, step);
+      for (int step = 0; step < D / 16; ++step) load_left(registers_[step], nearest, lane, 0, step);
       ptx::sync_warp();
     }
   }
@@ -74,45 +80,54 @@ class QueryOperands {
       PREFIXSHARE_UNROLL
       for (int i = 0; i < 4; ++i) a[i] = registers_[step][i];
     } else {
-      load_left(a, Part == QueryPart::nearest ? nearest_ : rest_, lane, 0, step);
+      load_left(a, of_warp(memory_ + (Part == QueryPart::nearest ? Memory::kNearestAt : Memory::kRestAt)), lane, 0,
+                step);
     }
   }
 
  private:
+  static PREFIXSHARE_DEVICE Tile<D> of_warp(unsigned char* rows) {
+    return {rows + ptx::warp() * 16 * Tile<D>::kRowBytes};
+  }
+
   // Set even before they are loaded: else they would be alive through every other item, too.
   std::uint32_t registers_[kInRegisters ? D / 16 : 1][4] = {};
-  Tile<D> nearest_ = {nullptr}, rest_ = {nullptr};
+  unsigned char* memory_;
   bool turns_ = false;
 };
 
 template <class T, int D, int Dv, bool Turns, bool Wide>
 class AttendItem {
   using Shape = ItemShape<D, Dv, Wide>;
-  using Memory = BlockMemory<D, Dv, Turns>;
   using Stage = KeyStage<D, Dv>;
-  static constexpr std::uint64_t kAllKeys = ~std::uint64_t{0} >> (64 - Shape::kKeys);
+  using Bits = typename Shape::Bits;
 
  public:
   PREFIXSHARE_DEVICE AttendItem(const AttendParams& p, KeyTiles<D, Dv>* tiles, unsigned char* memory,
                                 std::int32_t index)
       : p_(p),
         tiles_(*tiles),
-        memory_(memory),
         lane_(ptx::opaque(ptx::lane())),
         warp_(ptx::opaque(ptx::warp())),
-        index_(index) {}
+        index_(index),
+        queries_(memory) {}
 
   PREFIXSHARE_DEVICE void run() {
     const std::int32_t chunks = Wide ? chunk_count(p_, item()) : 1;
-    float folded[2] = {kEmptyLse, kEmptyLse};
+    float folded[2] = {kEmptyLse, kEmptyLse}, lse[2];
     for (std::int32_t chunk = 0; chunk < chunks; ++chunk) {
-      const bool last = chunk + 1 == chunks, folds = item().fold != 0 && chunks > 1;
-      float lse[2];
       absorb_chunk(chunk);
       if constexpr (!Wide) combine();
       finish(lse);
-      if (folds) fold(folded, lse, chunk == 0, last);
-      if (!folds || last) emit(lse, folds ? 0 : chunk);
+      if (folds(chunks)) {
+        fold(folded, lse, chunk == 0);
+      } else {
+        emit(lse, chunk);
+      }
+    }
+    if (folds(chunks)) {
+      unfold();
+      emit(folded, 0);
     }
     if (item().group_count > 0) arrive(p_, item(), reinterpret_cast<std::int32_t*>(tiles_.free().data));
   }
@@ -135,9 +150,7 @@ class AttendItem {
   PREFIXSHARE_DEVICE void load_queries() {
     loaded_ = tiles_.instances();
     ptx::sync_block();  // what the free stage held has been read
-    queries_.load(p_, item(), first_row(), loaded_,
-                  Memory::kNearestInRegisters ? tiles_.free().data : memory_ + Memory::kNearestAt,
-                  memory_ + Memory::kRestAt);
+    queries_.load(p_, item(), first_row(), loaded_, tiles_.free().data);
   }
 
   PREFIXSHARE_DEVICE void absorb(Stage stage) {
@@ -150,15 +163,15 @@ class AttendItem {
     to_logits(stage, s);
     // Bit i: whether a row, g or g + 8, sees this warp's key i.
     const std::uint64_t* words = stage.visible() + first_row() + lane_ / 4;
-    const std::uint64_t seen[2] = {words[0] >> first_key(), words[8] >> first_key()};
-    const bool masked = ptx::ballot((seen[0] & seen[1] & kAllKeys) != kAllKeys) != 0;
+    const Bits seen[2] = {static_cast<Bits>(words[0] >> first_key()), static_cast<Bits>(words[8] >> first_key())};
+    const bool masked = ptx::ballot((~(seen[0] & seen[1]) & Shape::kAllKeys) != 0) != 0;
     if (masked) hide(seen, s);
     state_.absorb(s);
     if (tiles_.has_columns()) scale_values(stage, seen, s);
     std::uint32_t p[Shape::kKeys / 16][4];
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
-    const std::uint64_t withheld = masked ? keys_to_withhold(stage.values(), seen) : 0;
+    const Bits withheld = masked ? keys_to_withhold(stage.values(), seen) : 0;
     if (withheld == 0) {
       add_values<false>(stage.values(), p, 0);
     } else {
@@ -197,26 +210,26 @@ class AttendItem {
     const std::int32_t group = p_.Hq / p_.Hkv, first = item().first_packed + first_row() + lane_ / 4;
     const std::int32_t base = item().kv_head * group, head[2] = {base + first % group, base + (first + 8) % group};
     const float cap = p_.softcap, inverse_cap = cap > 0 ? ptx::reciprocal(cap) : 0;
+    const KeyColumn* columns = tiles_.has_columns() ? stage.columns() : nullptr;
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        KeyColumn column = {nullptr, 0, 1.0f, 1.0f};
-        if (tiles_.has_columns()) column = stage.columns()[column_of(b, c)];
-        float x = s[b][c] * column.k_scale * p_.scale;
+        float x = s[b][c] * p_.scale;
+        if (columns != nullptr) x *= columns[column_of(b, c)].k_scale;
         if (cap > 0) x = cap * tanhf(x * inverse_cap);
-        if (column.bias != nullptr) x += column.bias[head[c / 2] * column.bias_stride];
+        if (columns != nullptr) x += columns[column_of(b, c)].bias_of(head[c / 2]);
         s[b][c] = x * kLog2E;
       }
     }
   }
   /// Column of a tile that element c of block b of this lane's results stands for.
   PREFIXSHARE_DEVICE int column_of(int b, int c) const { return first_key() + 8 * b + 2 * (lane_ % 4) + c % 2; }
-  PREFIXSHARE_DEVICE bool sees(const std::uint64_t (&seen)[2], int b, int c) const {
+  PREFIXSHARE_DEVICE bool sees(const Bits (&seen)[2], int b, int c) const {
     return (seen[c / 2] >> (2 * (lane_ % 4)) >> (8 * b + c % 2) & 1) != 0;
   }
 
-  PREFIXSHARE_DEVICE void hide(const std::uint64_t (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void hide(const Bits (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
@@ -224,8 +237,7 @@ class AttendItem {
     }
   }
   /// The values' scales go into the probabilities; that of a key which a row does not see may be NaN.
-  PREFIXSHARE_DEVICE void scale_values(Stage stage, const std::uint64_t (&seen)[2],
-                                       float (&p)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&p)[Shape::kKeys / 8][4]) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
@@ -237,8 +249,7 @@ class AttendItem {
 
   /// o += p v, without the values of the keys that `withheld` names.
   template <bool Withholds>
-  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4],
-                                     std::uint64_t withheld) {
+  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4], Bits withheld) {
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) {
       const std::uint32_t out = static_cast<std::uint32_t>(withheld >> (16 * step) >> (2 * (lane_ % 4)));
@@ -260,11 +271,11 @@ class AttendItem {
 
   /// A probability of zero times a value that is not finite would be NaN. The keys that have such values while some of
   /// this warp's rows do not see them:
-  PREFIXSHARE_DEVICE std::uint64_t keys_to_withhold(Tile<Dv> values, const std::uint64_t (&seen)[2]) const {
-    std::uint64_t by_all = seen[0] & seen[1];
+  PREFIXSHARE_DEVICE Bits keys_to_withhold(Tile<Dv> values, const Bits (&seen)[2]) const {
+    Bits by_all = seen[0] & seen[1];
     PREFIXSHARE_UNROLL
     for (int lanes = 4; lanes < 32; lanes *= 2) by_all &= ptx::shuffle_xor(by_all, lanes);
-    std::uint64_t found = 0;
+    Bits found = 0;
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
     for (int key = 0; key < Shape::kKeys; ++key) {
@@ -273,13 +284,13 @@ class AttendItem {
       for (int d = 2 * lane; d < 8 * Shape::kValueBlocks; d += 64) {
         odd = odd || not_finite<T>(value_pair(values, key, d));
       }
-      if (ptx::ballot(odd) != 0) found |= std::uint64_t{1} << key;
+      if (ptx::ballot(odd) != 0) found |= Bits{1} << key;
     }
     return found;
   }
   /// Their products with the probabilities, for the rows that do.
   PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4],
-                                       const std::uint64_t (&seen)[2], std::uint64_t withheld) {
+                                       const Bits (&seen)[2], Bits withheld) {
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
     for (int key = 0; key < Shape::kKeys; ++key) {
@@ -389,30 +400,25 @@ class AttendItem {
     }
   }
 
-  /// batch_invariant: merges the state of a chunk with that of the chunks before it. Their o lies in scratch, every
-  /// element where the thread that has it wrote it.
-  PREFIXSHARE_DEVICE void fold(float (&folded)[2], float (&lse)[2], bool first, bool last) {
+  /// batch_invariant: whether the states of the chunks become one here.
+  PREFIXSHARE_DEVICE bool folds(std::int32_t chunks) const { return Wide && chunks > 1 && item().fold != 0; }
+  /// Merges the state of a chunk with that of the chunks before it, whose o lies in scratch.
+  PREFIXSHARE_DEVICE void fold(float (&folded)[2], const float (&lse)[2], bool first) {
     const StateMerge merge[2] = {merge_lse(&folded[0], lse[0]), merge_lse(&folded[1], lse[1])};
-    if (!first) {
-      each_folded([&](float* at, int r, float* o) { *o = merge[r](*at, *o); });
-    }
-    if (!last) {
-      each_folded([&](float* at, int, float* o) { *at = *o; });
-    }
-    lse[0] = folded[0];
-    lse[1] = folded[1];
+    each_folded([&](float* at, int r, float* o) { *at = first ? *o : merge[r](*at, *o); });
   }
-  /// Calls f(place in scratch, row, element) for this thread's elements of o.
+  /// Takes o from there.
+  PREFIXSHARE_DEVICE void unfold() {
+    each_folded([](const float* at, int, float* o) { *o = *at; });
+  }
+  /// Calls f(place in scratch, row, element) for the elements of o of this thread, which alone reads and writes there.
   template <class F>
   PREFIXSHARE_DEVICE void each_folded(F&& f) {
-    float* scratch = p_.fold + std::int64_t{ptx::block()} * kWideRows * (p_.Dv + 1) + ptx::opaque(ptx::thread());
+    float* scratch = p_.fold + std::int64_t{ptx::block()} * kWideRows * (Dv + 1) + ptx::opaque(ptx::thread());
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kOutBlocks; ++b) {
-      if (b % 4 == 0) ptx::sync_warp();  // more loads at once than before it would take too many registers
       PREFIXSHARE_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        if (8 * b < p_.Dv) f(scratch + (4 * b + c) * kAttendThreads, c / 2, &state_.o[b][c]);
-      }
+      for (int c = 0; c < 4; ++c) f(scratch + (4 * b + c) * kAttendThreads, c / 2, &state_.o[b][c]);
     }
   }
 
@@ -439,7 +445,7 @@ class AttendItem {
   PREFIXSHARE_DEVICE void emit_partial(StatePlace to, int r, float lse) const {
     const std::int64_t at = to.row * p_.Hq + to.q_head;
     each_pair(r, 1.0f, [&](int d, float x, float y) {
-      *reinterpret_cast<Float2*>(p_.partial_o + at * p_.Dv + d) = {x, y};
+      *reinterpret_cast<Float2*>(p_.partial_o + at * Dv + d) = {x, y};
     });
     if (has_lse()) p_.partial_lse[at] = lse;
   }
@@ -466,16 +472,15 @@ class AttendItem {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kOutBlocks; ++b) {
       const int d = 8 * (first_out() + b) + 2 * (lane % 4);
-      if (d < p_.Dv) f(d, weight * state_.o[b][2 * r], weight * state_.o[b][2 * r + 1]);
+      f(d, weight * state_.o[b][2 * r], weight * state_.o[b][2 * r + 1]);
     }
   }
 
   const AttendParams& p_;
   KeyTiles<D, Dv>& tiles_;
-  unsigned char* memory_;
   int lane_, warp_;
   std::int32_t index_;
-  QueryOperands<T, D, Turns> queries_;
+  QueryOperands<T, D, Dv, Turns> queries_;
   std::int32_t loaded_ = -1;  // instances of the queries
   SoftmaxState<Shape::kValueBlocks> state_;
 };
@@ -484,7 +489,7 @@ class AttendItem {
 template <int D>
 inline constexpr int kBlocksPerSm = D > 64 ? 2 : 3;
 
-/// Heads of up to D and Dv dims, multiples of 8; rows of q, K, V and o aligned to 16 bytes.
+/// Heads of D and Dv dims; rows of q, K, V and o aligned to 16 bytes.
 template <class T, int D, int Dv, bool Turns>
 PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kAttendThreads, kBlocksPerSm<D>)
     tree_attention_mma(const PREFIXSHARE_GRID_CONSTANT AttendParams p) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The backward of tree_attention in f32 arithmetic, for any mix of f32, f16 and bf16 storage and any head dims up to 256.
+// The backward of tree_attention in f32 arithmetic, for any mix of f32, f16 and bf16 storage and any head dims up to
+// 256.
 #pragma once
 
 #include <cstdint>

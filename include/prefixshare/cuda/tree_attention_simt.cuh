@@ -95,7 +95,7 @@ class PlainForward {
     if (packed_ >= 0) {
       const std::int32_t group = p_.Hq / p_.Hkv;
       const ImageInstance& r = instances_of(p_)[loaded_ + packed_ / group];
-      order_ = std::int64_t{r.order} - shortfall(p_, r.length_slot);
+      order_ = order_of(p_, r);
       const std::int64_t head = item.kv_head * group + packed_ % group;
       const std::int64_t from = r.row * p_.q_stride[0] + head * p_.q_stride[1];
       for (int d = rank(); d < p_.D; d += kRowThreads) query()[d] = load_element(p_.q_dtype, p_.q, from + d);
@@ -245,7 +245,7 @@ class PlainForward {
   float *q_, *k_, *v_;
   std::int32_t packed_ = -1;  // of the tile; -1: this thread has no row
   std::int32_t loaded_ = -1;  // instances of the queries
-  std::int64_t order_ = 0;
+  std::int32_t order_ = 0;
   float maximum_ = kEmptyLse, sum_ = 0, folded_lse_ = kEmptyLse;
   float o_[kDims], folded_[kDims];
 };
