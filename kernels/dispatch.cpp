@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dispatch interface: which implementations this build has, in order, and the compiled entry of every operator. The
 // only file that knows what was built in.
-#if defined(PREFIXSHARE_HAS_X86)
+#if defined(PREFIXSHARE_HAS_X86) || defined(PREFIXSHARE_WITH_CUDA)
 #include "costs/measured.hpp"
 #endif
 #include "cpu/features.hpp"
@@ -37,6 +37,21 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
   return list->add(entry, false);
 }
 
+#if defined(PREFIXSHARE_HAS_X86) || defined(PREFIXSHARE_WITH_CUDA)
+
+/// The constants of an implementation as measured on a machine, else `cost`, which also knows how it works.
+CostModel measured_cost(const char* machine, const char* implementation, CostModel cost) noexcept {
+  for (const costs::Measured& m : costs::kMeasured) {
+    if (std::strcmp(m.machine, machine) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
+    const CostModel how = cost;
+    cost = m.cost;
+    cost.row_step = how.row_step, cost.few_rows = how.few_rows, cost.by_head = how.by_head;
+  }
+  return cost;
+}
+
+#endif
+
 #if defined(PREFIXSHARE_HAS_X86)
 
 /// The measured machine that this one is; the last of the list, whose name is "default", if none.
@@ -53,15 +68,8 @@ const char* machine_name() noexcept {
   return machine.name;
 }
 
-/// The constants of an implementation as measured on this machine, else `cost`, which also knows how it works.
-CostModel cost_here(const char* implementation, CostModel cost) noexcept {
-  for (const costs::Measured& m : costs::kMeasured) {
-    if (std::strcmp(m.machine, machine_name()) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
-    const CostModel how = cost;
-    cost = m.cost;
-    cost.row_step = how.row_step, cost.few_rows = how.few_rows, cost.by_head = how.by_head;
-  }
-  return cost;
+CostModel cost_here(const char* implementation, const CostModel& cost) noexcept {
+  return measured_cost(machine_name(), implementation, cost);
 }
 
 /// For machines that nobody measured: nanoseconds as CostModel says, of a Zen 4; docs/performance.md.
@@ -282,8 +290,22 @@ Status add_cuda_rows(Context* c) noexcept {
   return add_device_rows(&c->draft_tree_from_parents, cuda::draft_tree_from_parents);
 }
 
+bool same_times(const CostModel& a, const CostModel& b) noexcept {
+  return a.item == b.item && a.kv_element == b.kv_element && a.mac == b.mac && a.partial == b.partial &&
+         a.few_kv_element == b.few_kv_element && a.few_mac == b.few_mac && a.min_item == b.min_item;
+}
+/// As measured on the kind of device that the current one is, by its name. Looked up for each plan, so that contexts
+/// are made without asking the driver, which a process that is to fork must not.
+CostModel cost_on_device(const char* implementation, const CostModel& cost) noexcept {
+  if (!same_times(cost, cuda::kMmaCost) && !same_times(cost, cuda::kSimtCost)) return cost;  // set_cost's
+  const char* name = cuda::device_name();
+  const costs::Device* device = costs::kDevices;
+  while (*device->name != '\0' && std::strcmp(device->name, name) != 0) ++device;
+  return measured_cost(device->machine, implementation, cost);
+}
+
 Status add_cuda(Context* c) noexcept {
-  c->device = {cuda::device_state, cuda::device_owner, cuda::copy_to_device, cuda::clear_on_device};
+  c->device = {cuda::device_state, cuda::device_owner, cuda::copy_to_device, cuda::clear_on_device, cost_on_device};
   if (Status s = add_cuda_attention(c)) return s;
   return add_cuda_rows(c);
 }

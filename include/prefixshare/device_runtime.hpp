@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "prefixshare/plan.hpp"
 #include "prefixshare/status.hpp"
 #include "prefixshare/stream.hpp"
 
@@ -28,6 +29,9 @@ struct DeviceRuntime {
   Status (*copy)(void* to, const void* from, std::int64_t bytes, Stream stream) noexcept = nullptr;
   /// Zeroes memory of a device, in the order of a stream.
   Status (*clear)(void* data, std::int64_t bytes, Stream stream) noexcept = nullptr;
+  /// The constants with which to plan for an implementation on the current device: those that were measured on its
+  /// kind, unless `cost` is of the caller's own. Null: `cost` as it is.
+  CostModel (*measured_cost)(const char* implementation, const CostModel& cost) noexcept = nullptr;
 };
 
 }  // namespace v0_1

@@ -2,6 +2,7 @@
 // CUDA devices: whether there is one that this build's kernels run on, whose memory is whose, copies and zeroes. With
 // launch.hpp the only place that calls the runtime.
 #include <atomic>
+#include <cstring>
 
 #include "cuda/launch.hpp"
 #include "cuda/operators.hpp"
@@ -42,6 +43,21 @@ Status find_device(const char* op, int* ordinal) noexcept {
   return e == cudaSuccess ? Status{} : unavailable(op, e);
 }
 
+/// Asking takes milliseconds, so it is done once.
+struct DeviceNames {
+  static constexpr int kMost = 64;
+  char of[kMost][256] = {};
+
+  DeviceNames() noexcept {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) return;
+    for (int i = 0; i < count && i < kMost; ++i) {
+      cudaDeviceProp properties;
+      if (cudaGetDeviceProperties(&properties, i) == cudaSuccess) std::memcpy(of[i], properties.name, sizeof of[i]);
+    }
+  }
+};
+
 }  // namespace
 
 Status check_device(const char* op) noexcept {
@@ -54,6 +70,13 @@ Status check_device(const char* op) noexcept {
   if (Status s = find_device(op, &ordinal)) return s;
   if (ordinal < 64) good.fetch_or(std::uint64_t{1} << ordinal, std::memory_order_relaxed);
   return {};
+}
+
+const char* device_name() noexcept {
+  static const DeviceNames names;
+  int ordinal = -1;
+  const bool known = cudaGetDevice(&ordinal) == cudaSuccess && ordinal >= 0 && ordinal < DeviceNames::kMost;
+  return known ? names.of[ordinal] : "";
 }
 
 Status device_state(Stream stream, DeviceState* state) noexcept {

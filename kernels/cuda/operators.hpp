@@ -22,6 +22,8 @@ namespace cuda {
 /// Whether the current device can run this build's kernels. backend_unavailable with the runtime's error if there is
 /// none or the build has no code for it, unsupported if it is older than compute capability 8.0.
 Status check_device(const char* op) noexcept;
+/// What the runtime calls the current device, where check_device is content; else nothing.
+const char* device_name() noexcept;
 /// What DeviceRuntime says of these.
 Status device_state(Stream stream, DeviceState* state) noexcept;
 Status device_owner(const void* data, std::int32_t* ordinal) noexcept;

@@ -11,8 +11,8 @@
 namespace prefixshare::gpu {
 
 void add_device_constants(bool quick, std::vector<Case>* cases);
-/// For every implementation of attention in that space.
-void add_cost_constants(MakeTarget target, MemorySpace space, bool quick, std::vector<Case>* cases);
+/// Of implementations of attention.
+void add_cost_constants(MakeTarget target, const std::vector<std::string>& names, bool quick, std::vector<Case>* cases);
 /// As a file of kernels/costs, <machine>.json in the folder.
 void write_costs(const std::string& folder, const std::vector<Record>& lines);
 

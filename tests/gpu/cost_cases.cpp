@@ -175,14 +175,9 @@ void write_costs(const std::string& folder, const std::vector<Record>& lines) {
   std::printf("%s/%s.json\n", folder.c_str(), machine.c_str());
 }
 
-void add_cost_constants(MakeTarget make, MemorySpace space, bool quick, std::vector<Case>* cases) {
-  Context context;
-  throw_if_error(create_context(&context));
-  for (std::int32_t i = 0; i < context.tree_attention.count; ++i) {
-    const auto& entry = context.tree_attention.entries[i];
-    if (entry.space != space) continue;
+void add_cost_constants(MakeTarget make, const std::vector<std::string>& names, bool quick, std::vector<Case>* cases) {
+  for (const std::string& name : names) {
     for (const DType type : {DType::bf16, DType::f16}) {
-      const std::string name = entry.name;
       cases->push_back({"cost/" + name + " " + to_string(type), [=] { return fit(make, name, type, quick); }, 60});
     }
   }

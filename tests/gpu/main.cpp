@@ -94,7 +94,7 @@ Stage constants_stage(const StageOptions& options) {
   Stage stage{
       "constants", {}, {"case", "rate", "unit", "us", "item_ns", "kv_element_ns", "mac_ns", "partial_ns"}, nullptr};
   add_device_constants(options.quick, &stage.cases);
-  add_cost_constants(&cuda_target, MemorySpace::device, options.quick, &stage.cases);
+  add_cost_constants(&cuda_target, {"cuda:mma-sm80", "cuda:simt"}, options.quick, &stage.cases);
   stage.finish = [folder = options.folder](const std::vector<Record>& lines) { write_costs(folder, lines); };
   return stage;
 }

@@ -14,6 +14,7 @@
 
 #include "support/attention.hpp"
 #include "support/data.hpp"
+#include "support/device.hpp"
 
 namespace {
 
@@ -211,4 +212,31 @@ TEST_CASE("costs: set_cost names what is wrong and changes nothing", "[kernels]"
   refused("", good, "implementation", "entries of tree_attention");
   refused(nullptr, good, "implementation", "");
   CHECK(set_cost(nullptr, "cpu:portable", good).code == StatusCode::invalid_argument);
+}
+
+TEST_CASE("costs: a plan for a device takes what its runtime knows of the device, if it knows anything", "[kernels]") {
+  const Problem p = decode_problem();
+  Context context = device_context();
+  const auto plan = [&] {
+    Plan made;
+    require_ok(make_plan(context, p.forest, p.options.kind, {}, &made, MemorySpace::device));
+    return made;
+  };
+  const Plan shared = plan();
+  context.device.measured_cost = [](const char* implementation, const CostModel& cost) noexcept {
+    CostModel measured = cost;
+    if (std::string(implementation) == "test:device") measured.partial = 1e8;
+    return measured;
+  };
+  const Plan dear = plan();
+  PlanOptions options;
+  options.sharing = Sharing::never;
+  Plan never;
+  require_ok(make_plan(context, p.forest, p.options.kind, options, &never, MemorySpace::device));
+  CHECK_FALSE(shared == dear);
+  CHECK(dear == never);
+  Plan on_host;  // which has nothing to do with it
+  require_ok(force_implementation(&context, "cpu:portable"));
+  require_ok(make_plan(context, p.forest, p.options.kind, {}, &on_host));
+  CHECK_FALSE(on_host == never);
 }

@@ -132,6 +132,9 @@ Status plan_with(const Context& context, const Input& input, const LayerKind& ki
       options.backward ? choose(kPlanOp, context.tree_attention_backward, problem, space, &why) : nullptr;
   if (options.backward && backward == nullptr) return why;
   options.cost = forward->cost;
+  if (space == MemorySpace::device && context.device.measured_cost != nullptr) {
+    options.cost = context.device.measured_cost(forward->name, forward->cost);
+  }
   if (Status s = make_plan(input, kind, options, plan); !s.ok()) return s;
   plan->header.space = space;
   copy_name(plan->header.implementation, forward->name);
