@@ -12,5 +12,5 @@ rm -rf "$object.ptx" && mkdir -p "$object.ptx" || exit 1
 "$@" -Xptxas -v --keep --keep-dir "$object.ptx" 2>"$object.ptxas"
 status=$?
 find "$object.ptx" -type f ! -name '*.ptx' -delete
-grep -v -e '^ptxas info' -e '^ptxas info *: (C75' -e 'bytes stack frame' "$object.ptxas" >&2
+grep -av -e '^ptxas info' -e 'bytes stack frame' "$object.ptxas" >&2
 exit $status

@@ -13,7 +13,7 @@ using tests::Topology;
 void add(const CaseOptions& options, const std::string& name, AttentionCase c, std::vector<Case>* cases) {
   c.options.backward = c.plan.backward = true;
   c.options.alias_segments = false;
-  cases->push_back({name, [=] { return backward_result(target_of(options.target), c); }});
+  cases->push_back({name, [=] { return backward_result(target_of(options.target), c); }, kSecondsEach});
 }
 
 void add_instantiations(const CaseOptions& options, std::vector<Case>* cases) {

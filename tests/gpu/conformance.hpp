@@ -31,6 +31,8 @@ std::vector<Target> implementations(const Target& target, const AttentionCase& c
 Result on_each(const Target& target, const AttentionCase& c,
                const std::function<Result(const Target&, const AttentionCase&)>& run);
 
+inline constexpr double kSecondsEach = 60;  ///< of a case of attention, most of which the oracle takes
+
 inline Result failed(const Status& status) { return Result::failure(to_string(status)); }
 
 /// A comparison as the result of a case.

@@ -37,7 +37,7 @@ Result latency(const Times& times, double per) {
 
 DeviceBuffer zeros(std::int64_t bytes) {
   DeviceBuffer b(bytes);
-  check(cudaMemset(b.as<void>(), 0, static_cast<std::size_t>(bytes)), "cudaMemset");
+  b.fill(0);
   return b;
 }
 
@@ -93,7 +93,9 @@ void add_memory(bool quick, std::vector<Case>* cases) {
 /// Pages of a pool in random order; page_size 0: one page.
 Result gather(int page_size, bool quick) {
   constexpr int kHeads = 8;
-  const int tokens = (quick ? 1 << 17 : 1 << 19), size = page_size > 0 ? page_size : tokens;
+  const int tokens = quick ? 1 << 17 : 1 << 19, size = page_size > 0 ? page_size : tokens;
+  int page_bits = 0;
+  while (1 << page_bits < size) ++page_bits;
   std::vector<std::int32_t> pages(static_cast<std::size_t>(tokens / size));
   std::iota(pages.begin(), pages.end(), 0);
   std::shuffle(pages.begin(), pages.end(), std::minstd_rand(7));
@@ -108,7 +110,7 @@ Result gather(int page_size, bool quick) {
                   burst_times(
                       [&](cudaStream_t s) {
                         launch(gather_rows, {blocks, kGatherThreads, kGatherBytes, false, s}, pool.as<unsigned char>(),
-                               list.as<std::int32_t>(), size, tokens / kGatherTokens, kHeads, never.as<float>());
+                               list.as<std::int32_t>(), page_bits, tokens / kGatherTokens, kHeads, never.as<float>());
                       },
                       quick));
   r.figures.add("page_size", page_size);

@@ -89,10 +89,10 @@ inline constexpr int kGatherStages = 3;
 inline constexpr int kGatherThreads = 128;
 inline constexpr int kGatherBytes = kGatherStages * kGatherTokens * kGatherRowBytes;
 
-/// A pool of [pages, page_size, heads, 256 bytes] through a page list into shared memory, a tile of one head after the
-/// other, as attention brings its keys: 16 bytes at a time, two tiles ahead, nothing done with them.
+/// A pool of [pages, 2^page_bits, heads, 256 bytes] through a page list into shared memory, a tile of one head after
+/// the other, as attention brings its keys: 16 bytes at a time, two tiles ahead, nothing done with them.
 PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kGatherThreads, 2)
-    gather_rows(const unsigned char* pool, const std::int32_t* pages, int page_size, int tiles, int heads,
+    gather_rows(const unsigned char* pool, const std::int32_t* pages, int page_bits, int tiles, int heads,
                 float* never) {
   constexpr int kPieces = kGatherRowBytes / 16, kRows = kGatherThreads / kPieces;
   unsigned char* shared = ptx::shared_memory();
@@ -101,7 +101,8 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kGatherThreads, 2)
   const auto bring = [&](int tile, int stage) {
     for (int r = row; r < kGatherTokens && tile < tiles; r += kRows) {
       const int token = tile * kGatherTokens + r;
-      const std::int64_t slot = std::int64_t{1} * pages[token / page_size] * page_size + token % page_size;
+      const std::int64_t slot =
+          (std::int64_t{pages[token >> page_bits]} << page_bits) + (token & ((1 << page_bits) - 1));
       ptx::copy_async(shared + (stage * kGatherTokens + r) * kGatherRowBytes + 16 * piece,
                       pool + (slot * heads + head) * kGatherRowBytes + 16 * piece);
     }

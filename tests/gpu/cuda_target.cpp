@@ -20,11 +20,14 @@ class CudaMachine : public Machine {
     return memory;
   }
   void release(void* memory) const noexcept override { cudaFree(memory); }
+  // Both may return before the bytes are there, and streams that do not wait for the default one are coming.
   void poison(void* memory, std::int64_t bytes) const override {
     check(cudaMemset(memory, 0xff, static_cast<std::size_t>(bytes)), "cudaMemset");
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
   void write(void* to, const void* from, std::int64_t bytes) const override {
     check(cudaMemcpy(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), "cudaMemcpy");
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
   void read(void* to, const void* from, std::int64_t bytes) const override {
     check(cudaMemcpy(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost), "cudaMemcpy");

@@ -65,7 +65,7 @@ class DeviceBuffer {
   DeviceBuffer() = default;
   explicit DeviceBuffer(std::int64_t bytes) : bytes_(bytes) {
     check(cudaMalloc(&data_, static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1))), "cudaMalloc");
-    check(cudaMemset(data_, 0xff, static_cast<std::size_t>(bytes)), "cudaMemset");
+    fill(0xff);
   }
   ~DeviceBuffer() { cudaFree(data_); }
   DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
@@ -81,8 +81,14 @@ class DeviceBuffer {
   T* as() const noexcept {
     return static_cast<T*>(data_);
   }
+  // Both may return before the bytes are there, and streams that do not wait for the default one are coming.
+  void fill(int byte) {
+    check(cudaMemset(data_, byte, static_cast<std::size_t>(bytes_)), "cudaMemset");
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
+  }
   void write(const void* from, std::int64_t bytes) {
     check(cudaMemcpy(data_, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), "cudaMemcpy");
+    check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
   }
   void read(void* to, std::int64_t bytes) const {
     check(cudaMemcpy(to, data_, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost), "cudaMemcpy");

@@ -13,7 +13,7 @@ using tests::Random;
 using tests::Topology;
 
 void add(const CaseOptions& options, const std::string& name, const AttentionCase& c, std::vector<Case>* cases) {
-  cases->push_back({name, [=] { return forward_result(target_of(options.target), c); }});
+  cases->push_back({name, [=] { return forward_result(target_of(options.target), c); }, kSecondsEach});
 }
 
 LayerKind kind_of(DType type, std::int32_t Hq, std::int32_t Hkv, std::int32_t D, std::int32_t Dv) {

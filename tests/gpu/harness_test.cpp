@@ -129,6 +129,20 @@ TEST_CASE("children: a group shares a process until a case breaks it", "[harness
   CHECK(lines[0].text("pid") != std::to_string(getpid()));
 }
 
+TEST_CASE("children: a group that hangs again and again is left", "[harness]") {
+  std::vector<Case> cases;
+  for (int i = 0; i < 6; ++i) cases.push_back({"a/" + std::to_string(i), hangs, kSoon});
+  cases.push_back({"b/1", passes});
+  std::vector<Record> lines;
+  Children children(
+      cases, [&](std::size_t, Outcome, const Record& line) { lines.push_back(line); },
+      Clock::now() + std::chrono::seconds(60));
+  REQUIRE(children.run({0, 1, 2, 3, 4, 5, 6}) == 7);
+  CHECK(outcomes(lines) == std::vector<std::string>{"a/0 timed out", "a/1 timed out", "a/2 timed out", "a/3 skipped",
+                                                    "a/4 skipped", "a/5 skipped", "b/1 passed"});
+  CHECK(lines[3].text("text") == "3 others of its group hang");
+}
+
 TEST_CASE("stage: what is done is not run again, what is left is", "[harness]") {
   const Folder folder;
   RunOptions options;
@@ -168,6 +182,17 @@ TEST_CASE("stage: two cases of one name are a mistake", "[harness]") {
   options.folder = folder.path;
   const Stage stage{"fake", {{"a/1", passes}, {"a/1", passes}}, {}, nullptr};
   CHECK_THROWS_AS(run_stage(stage, options, head()), std::logic_error);
+}
+
+TEST_CASE("table: groups and their counts", "[harness]") {
+  const auto line = [](const char* name, const char* outcome) {
+    return Record().add("case", name).add("outcome", outcome).add("seconds", 1.5);
+  };
+  const std::vector<Record> lines = {line("merge/1", "passed"), line("merge/2", "timed out"), line("rope/1", "skipped"),
+                                     line("merge/3", "passed")};
+  CHECK(table(by_group(lines), {"group", "passed", "failed", "skipped", "seconds"}) ==
+        "group  passed  failed  skipped  seconds\nmerge       2       1        0      4.5\nrope        0       0       "
+        " 1      1.5\n");
 }
 
 TEST_CASE("table: columns of equal width, a dash for what is missing", "[harness]") {

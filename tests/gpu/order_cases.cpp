@@ -226,7 +226,7 @@ void add_order_cases(const CaseOptions& options, std::vector<Case>* cases) {
   const bool small = options.small;
   const int repeats = small ? 3 : 25;
   const auto add = [&](const std::string& name, const AttentionCase& c, const auto& run) {
-    cases->push_back({"order/" + name, [=] { return on_each(target_of(make), c, run); }, 60});
+    cases->push_back({"order/" + name, [=] { return on_each(target_of(make), c, run); }, kSecondsEach});
   };
   const auto repeated = [=](const Target& t, const AttentionCase& c) { return same_bits(t, c, repeats); };
   AttentionCase invariant = ragged(small);

@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -40,6 +41,12 @@ class Children {
   std::size_t run(const std::vector<std::size_t>& todo) {
     std::size_t done = 0;
     while (done < todo.size() && Clock::now() < deadline_ && !stuck_) {
+      if (hangs_[cases_[todo[done]].group()] >= kMostHangs) {
+        report_(todo[done], Outcome::skipped,
+                line_of(todo[done], Outcome::skipped, std::to_string(kMostHangs) + " others of its group hang", 0));
+        ++done;
+        continue;
+      }
       std::vector<std::size_t> batch;  // the rest of one group
       for (std::size_t t = done; t < todo.size() && cases_[todo[t]].group() == cases_[todo[done]].group(); ++t) {
         batch.push_back(todo[t]);
@@ -51,6 +58,7 @@ class Children {
 
  private:
   static constexpr double kSecondsToDie = 30;
+  static constexpr int kMostHangs = 3;  // of a group, whose other cases are then not worth the time
 
   // ---- In the child
 
@@ -183,6 +191,7 @@ class Children {
     }
     const int status = bury(child, late);
     const Outcome outcome = late ? Outcome::timed_out : Outcome::crashed;
+    if (late) ++hangs_[cases_[i].group()];
     std::string why = late ? "no end after " + Record().add("", cases_[i].seconds).text("") + " s" : death(status);
     if (stuck_) why += ", and its process does not die";
     report_(i, outcome, line_of(i, outcome, why, seconds_since(started)));
@@ -193,6 +202,7 @@ class Children {
   Report report_;
   Clock::time_point deadline_;
   std::string received_;
+  std::map<std::string, int> hangs_;  ///< by group
   bool stuck_ = false;
   bool reported_ = false;
 };

@@ -64,7 +64,9 @@ inline int run_stage(const Stage& stage, const RunOptions& options, const Record
       Clock::now() + budget);
   const std::size_t done = children.run(todo);
 
-  if (!stage.columns.empty()) std::printf("\n%s\n", table(results.lines(), stage.columns).c_str());
+  const std::vector<std::string> groups = {"group", "passed", "failed", "skipped", "seconds"};
+  std::printf("\n%s\n", stage.columns.empty() ? table(by_group(results.lines()), groups).c_str()
+                                              : table(results.lines(), stage.columns).c_str());
   if (done == todo.size() && stage.finish) stage.finish(results.lines());
   const Count c = count(results.lines());
   if (done < todo.size()) std::printf("unfinished: %zu cases are left for --resume\n", todo.size() - done);

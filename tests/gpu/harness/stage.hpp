@@ -45,7 +45,7 @@ struct Case {
 struct Stage {
   std::string name;
   std::vector<Case> cases;
-  std::vector<std::string> columns;  ///< figures that the table shows
+  std::vector<std::string> columns;  ///< figures that the table shows; none: it counts groups
   /// Called in the parent with every line when all cases are done, to write what follows from them together.
   std::function<void(const std::vector<Record>& lines)> finish;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpu/harness/record.hpp"
@@ -46,6 +47,26 @@ inline Count count(const std::vector<Record>& lines) {
     ++(outcome == "passed" ? c.passed : outcome == "skipped" ? c.skipped : c.failed);
   }
   return c;
+}
+
+/// A record for each group of cases, in their order: how they ended, and the seconds that they took.
+inline std::vector<Record> by_group(const std::vector<Record>& lines) {
+  std::vector<std::pair<std::string, std::vector<Record>>> groups;
+  for (const Record& line : lines) {
+    const std::string name = line.text("case"), group = name.substr(0, name.find('/'));
+    auto known = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == group; });
+    if (known == groups.end()) known = groups.insert(known, {group, {}});
+    known->second.push_back(line);
+  }
+  std::vector<Record> records;
+  for (const auto& [group, cases] : groups) {
+    const Count c = count(cases);
+    double seconds = 0;
+    for (const Record& line : cases) seconds += line.value("seconds");
+    records.push_back(Record().add("group", group).add("passed", c.passed).add("failed", c.failed));
+    records.back().add("skipped", c.skipped).add("seconds", seconds);
+  }
+  return records;
 }
 
 }  // namespace prefixshare::gpu
