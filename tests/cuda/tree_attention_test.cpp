@@ -168,13 +168,13 @@ void run_matrix(bool plain) {
 Case mixed_case(DType type = DType::bf16) {
   Random random(5);
   Case c;
-  c.options.kind.Hq = 10;
-  c.options.kind.Hkv = 2;
+  c.options.kind.Hq = 5;
+  c.options.kind.Hkv = 1;
   c.options.kind.D = c.options.kind.Dv = 64;
   c.options.kind.q_dtype = c.options.kind.kv_dtype = type;
   c.options.page_size = 16;
   c.options.sinks = true;
-  c.topology = testing::prefix_group(150, std::vector<std::int32_t>{90, 3, 0, 70}, true);
+  c.topology = testing::prefix_group(70, std::vector<std::int32_t>{30, 3, 0, 20}, true);
   c.plan.sharing = Sharing::always;
   return c;
 }
