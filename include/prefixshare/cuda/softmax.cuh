@@ -85,6 +85,16 @@ PREFIXSHARE_DEVICE void pack_left(std::uint32_t (&a)[4], const float (&p)[4], co
   a[3] = ptx::pack<T>(next[2], next[3]);
 }
 
+/// Takes from probabilities what `pack_left` made of them.
+template <class T>
+PREFIXSHARE_DEVICE void subtract_left(float (&p)[4], float (&next)[4], const std::uint32_t (&a)[4]) {
+  PREFIXSHARE_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    p[c] -= ptx::to_float<T>(static_cast<std::uint16_t>(a[c / 2] >> (16 * (c % 2))));
+    next[c] -= ptx::to_float<T>(static_cast<std::uint16_t>(a[2 + c / 2] >> (16 * (c % 2))));
+  }
+}
+
 /// Whether either of two values is infinite or NaN.
 template <class T>
 PREFIXSHARE_DEVICE bool not_finite(std::uint32_t pair) {

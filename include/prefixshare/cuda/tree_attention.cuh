@@ -109,6 +109,7 @@ class AttendItem {
         tiles_(*tiles),
         lane_(ptx::opaque(ptx::lane())),
         warp_(ptx::opaque(ptx::warp())),
+        scales_values_(has_value_scales(p)),
         index_(index),
         queries_(memory) {}
 
@@ -167,16 +168,14 @@ class AttendItem {
     const bool masked = ptx::ballot((~(seen[0] & seen[1]) & Shape::kAllKeys) != 0) != 0;
     if (masked) hide(seen, s);
     state_.absorb(s);
-    if (tiles_.has_columns()) scale_values(stage, seen, s);
-    std::uint32_t p[Shape::kKeys / 16][4];
-    PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
-    const Bits withheld = masked ? keys_to_withhold(stage.values(), seen) : 0;
-    if (withheld == 0) {
+    if (scales_values_) scale_values(stage, seen, s);
+    Probabilities p;
+    pack(s, p);
+    const Bits withheld = masked || scales_values_ ? keys_to_withhold(stage.values(), seen) : 0;
+    if (withheld == 0 && !scales_values_) {
       add_values<false>(stage.values(), p, 0);
     } else {
-      add_withheld(stage.values(), p, seen, withheld);
-      add_values<true>(stage.values(), p, withheld);
+      add_values_with_care(stage.values(), s, p, seen, withheld);
     }
   }
 
@@ -236,20 +235,43 @@ class AttendItem {
       for (int c = 0; c < 4; ++c) s[b][c] = sees(seen, b, c) ? s[b][c] : kEmptyLse;
     }
   }
+  /// Probabilities as left operands, 16 keys each.
+  using Probabilities = std::uint32_t[Shape::kKeys / 16][4];
+  static PREFIXSHARE_DEVICE void pack(const float (&s)[Shape::kKeys / 8][4], Probabilities& p) {
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
+  }
+
   /// The values' scales go into the probabilities; that of a key which a row does not see may be NaN.
-  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&p)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        if (sees(seen, b, c)) p[b][c] *= stage.columns()[column_of(b, c)].v_scale;
+        if (sees(seen, b, c)) s[b][c] *= stage.columns()[column_of(b, c)].v_scale;
       }
+    }
+  }
+  /// o += p v where some values are withheld or have scales. A probability of 1 is no longer 1 with a scale: what the
+  /// rounding to 16 bits leaves of it is added, too.
+  PREFIXSHARE_DEVICE void add_values_with_care(Tile<Dv> values, float (&s)[Shape::kKeys / 8][4], Probabilities& p,
+                                               const Bits (&seen)[2], Bits withheld) {
+    Probabilities rest;
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kKeys / 16; ++step) subtract_left<T>(s[2 * step], s[2 * step + 1], p[step]);
+    pack(s, rest);
+    add_withheld(values, p, seen, withheld);
+    PREFIXSHARE_ROLL
+    for (int part = 0; part < (scales_values_ ? 2 : 1); ++part) {
+      add_values<true>(values, p, withheld);
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < Shape::kKeys / 4; ++i) p[i / 4][i % 4] = rest[i / 4][i % 4];
     }
   }
 
   /// o += p v, without the values of the keys that `withheld` names.
   template <bool Withholds>
-  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4], Bits withheld) {
+  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const Probabilities& p, Bits withheld) {
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) {
       const std::uint32_t out = static_cast<std::uint32_t>(withheld >> (16 * step) >> (2 * (lane_ % 4)));
@@ -270,16 +292,16 @@ class AttendItem {
   }
 
   /// A probability of zero times a value that is not finite would be NaN. The keys that have such values while some of
-  /// this warp's rows do not see them:
+  /// this warp's rows do not see them, or while probabilities come in parts, which may be zero:
   PREFIXSHARE_DEVICE Bits keys_to_withhold(Tile<Dv> values, const Bits (&seen)[2]) const {
-    Bits by_all = seen[0] & seen[1];
+    Bits safe = scales_values_ ? 0 : seen[0] & seen[1];
     PREFIXSHARE_UNROLL
-    for (int lanes = 4; lanes < 32; lanes *= 2) by_all &= ptx::shuffle_xor(by_all, lanes);
+    for (int lanes = 4; lanes < 32; lanes *= 2) safe &= ptx::shuffle_xor(safe, lanes);
     Bits found = 0;
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
     for (int key = 0; key < Shape::kKeys; ++key) {
-      if ((by_all >> key & 1) != 0) continue;
+      if ((safe >> key & 1) != 0) continue;
       bool odd = false;
       for (int d = 2 * lane; d < 8 * Shape::kValueBlocks; d += 64) {
         odd = odd || not_finite<T>(value_pair(values, key, d));
@@ -288,9 +310,8 @@ class AttendItem {
     }
     return found;
   }
-  /// Their products with the probabilities, for the rows that do.
-  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4],
-                                       const Bits (&seen)[2], Bits withheld) {
+  /// Their products with the probabilities, for the rows that see them.
+  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const Probabilities& p, const Bits (&seen)[2], Bits withheld) {
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
     for (int key = 0; key < Shape::kKeys; ++key) {
@@ -313,7 +334,7 @@ class AttendItem {
     return *reinterpret_cast<const std::uint32_t*>(values.element(first_key() + key, 8 * first_value() + d));
   }
   /// That of row g + 8 r for a key, from the lane of the row that has it.
-  PREFIXSHARE_DEVICE float probability(const std::uint32_t (&p)[Shape::kKeys / 16][4], int key, int r) const {
+  PREFIXSHARE_DEVICE float probability(const Probabilities& p, int key, int r) const {
     std::uint32_t pair = 0;
     PREFIXSHARE_UNROLL
     for (int half = 0; half < Shape::kKeys / 8; ++half) {
@@ -479,6 +500,7 @@ class AttendItem {
   const AttendParams& p_;
   KeyTiles<D, Dv>& tiles_;
   int lane_, warp_;
+  bool scales_values_;
   std::int32_t index_;
   QueryOperands<T, D, Dv, Turns> queries_;
   std::int32_t loaded_ = -1;  // instances of the queries
