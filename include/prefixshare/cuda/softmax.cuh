@@ -95,12 +95,16 @@ PREFIXSHARE_DEVICE void subtract_left(float (&p)[4], float (&next)[4], const std
   }
 }
 
-/// Whether either of two values is infinite or NaN.
+/// Bits 15 and 31: whether the lower and the upper of two values are infinite or NaN.
 template <class T>
-PREFIXSHARE_DEVICE bool not_finite(std::uint32_t pair) {
+PREFIXSHARE_DEVICE std::uint32_t not_finite(std::uint32_t pair) {
   constexpr std::uint32_t kExponent = std::is_same_v<T, BFloat16> ? 0x7f80u : 0x7c00u;
   constexpr std::uint32_t kUnit = 0x8000u - kExponent;
-  return (((pair & kExponent * 0x10001u) + kUnit * 0x10001u) & 0x80008000u) != 0;
+  return ((pair & kExponent * 0x10001u) + kUnit * 0x10001u) & 0x80008000u;
+}
+template <class T>
+PREFIXSHARE_DEVICE std::uint32_t finite_or_zero(std::uint32_t pair) {
+  return pair & ~((not_finite<T>(pair) >> 15) * 0xffffu);
 }
 
 }  // namespace cuda

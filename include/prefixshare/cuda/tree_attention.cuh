@@ -252,7 +252,7 @@ class AttendItem {
       }
     }
   }
-  /// o += p v where some values are withheld or have scales. A probability of 1 is no longer 1 with a scale: what the
+  /// o += p v where some values are not finite or have scales. A probability of 1 is no longer 1 with a scale: what the
   /// rounding to 16 bits leaves of it is added, too.
   PREFIXSHARE_DEVICE void add_values_with_care(Tile<Dv> values, float (&s)[Shape::kKeys / 8][4], Probabilities& p,
                                                const Bits (&seen)[2], Bits withheld) {
@@ -269,22 +269,18 @@ class AttendItem {
     }
   }
 
-  /// o += p v, without the values of the keys that `withheld` names.
+  /// o += p v, without the values that are not finite of the keys that `withheld` names.
   template <bool Withholds>
   PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const Probabilities& p, Bits withheld) {
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) {
-      const std::uint32_t out = static_cast<std::uint32_t>(withheld >> (16 * step) >> (2 * (lane_ % 4)));
       PREFIXSHARE_UNROLL
       for (int b = 0; b < Shape::kValueBlocks; b += 2) {
         std::uint32_t v[4];
         load_right_transposed(v, values, lane_, first_key() + 16 * step, first_value() + b);
-        if constexpr (Withholds) {
+        if (Withholds && (withheld >> (16 * step) & 0xffffu) != 0) {
           PREFIXSHARE_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            const std::uint32_t pair = out >> (8 * (i % 2));  // of rows 2 t and the next
-            v[i] &= ((pair & 1) != 0 ? 0 : 0xffffu) | ((pair & 2) != 0 ? 0 : 0xffff0000u);
-          }
+          for (int i = 0; i < 4; ++i) v[i] = finite_or_zero<T>(v[i]);
         }
         multiply_add_pair<T>(state_.o[b], state_.o[b + 1], p[step], v);
       }
@@ -304,29 +300,40 @@ class AttendItem {
       if ((safe >> key & 1) != 0) continue;
       bool odd = false;
       for (int d = 2 * lane; d < 8 * Shape::kValueBlocks; d += 64) {
-        odd = odd || not_finite<T>(value_pair(values, key, d));
+        odd = odd || not_finite<T>(value_pair(values, key, d)) != 0;
       }
       if (ptx::ballot(odd) != 0) found |= Bits{1} << key;
     }
     return found;
   }
-  /// Their products with the probabilities, for the rows that see them.
+  /// The products of those values with the probabilities, for the rows that see them, one by one.
   PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const Probabilities& p, const Bits (&seen)[2], Bits withheld) {
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
-    for (int key = 0; key < Shape::kKeys; ++key) {
+    for (int i = 0; i < Shape::kKeys * 8 * Shape::kValueBlocks / 32;
+         ++i) {  // a lane has a value of a key in each round
+      const int rounds = Shape::kValueBlocks / 4, key = i / rounds, d = i % rounds * 32 + lane;
       if ((withheld >> key & 1) == 0) continue;
+      const std::uint32_t value = *values.element(first_key() + key, 8 * first_value() + d);
       const float weight[2] = {probability(p, key, 0), probability(p, key, 1)};
-      PREFIXSHARE_UNROLL
-      for (int b = 0; b < Shape::kValueBlocks; ++b) {
-        if (b % 4 == 0) ptx::sync_warp();
-        const std::uint32_t pair = value_pair(values, key, 8 * b + 2 * (lane % 4));
+      const std::uint32_t odd = ptx::ballot(not_finite<T>(value) != 0);
+      PREFIXSHARE_ROLL
+      for (int from = 0; from < 32; ++from) {
+        if ((odd >> from & 1) == 0) continue;
+        const float x = ptx::to_float<T>(static_cast<std::uint16_t>(ptx::shuffle(value, from)));
         PREFIXSHARE_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          const float value = ptx::to_float<T>(static_cast<std::uint16_t>(pair >> (16 * (c % 2))));
-          if ((seen[c / 2] >> key & 1) != 0) state_.o[b][c] = fmaf(weight[c / 2], value, state_.o[b][c]);
+        for (int r = 0; r < 2; ++r) {
+          if ((seen[r] >> key & 1) != 0) add_to(r, d - lane + from, weight[r] * x);
         }
       }
+    }
+  }
+  /// Adds to dim d of row g + 8 r, in the lane that has it.
+  PREFIXSHARE_DEVICE void add_to(int r, int d, float x) {
+    if (d % 8 / 2 != lane_ % 4) return;
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < 2 * Shape::kValueBlocks; ++i) {
+      if (ptx::opaque(i) == d / 8 * 2 + d % 2) state_.o[i / 2][2 * r + i % 2] += x;  // not an indexed array: registers
     }
   }
   /// Elements d and d + 1 of those that this warp has of a value.
@@ -338,7 +345,7 @@ class AttendItem {
     std::uint32_t pair = 0;
     PREFIXSHARE_UNROLL
     for (int half = 0; half < Shape::kKeys / 8; ++half) {
-      if (ptx::opaque(half) == key / 8) pair = p[half / 2][half % 2 * 2 + r];  // no array that is indexed: registers
+      if (ptx::opaque(half) == key / 8) pair = p[half / 2][half % 2 * 2 + r];  // not an indexed array: registers
     }
     pair = ptx::shuffle(pair, lane_ / 4 * 4 + key % 8 / 2);
     return ptx::to_float<T>(static_cast<std::uint16_t>(pair >> (16 * (key % 2))));
