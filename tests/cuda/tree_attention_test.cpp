@@ -3,88 +3,20 @@
 // to schedule a kernel, and the bits that must not depend on it.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "simt/modes.hpp"
 #include "support/data.hpp"
+#include "support/emulated_call.hpp"
 #include "support/pairwise.hpp"
-#include "support/simt_device.hpp"
 
 namespace {
 
 using namespace prefixshare;
 using namespace prefixshare::tests;
-
-/// Constants of a device, or those under which small problems get shared tiles, cut keys and partial states.
-CostModel device_cost() { return {1500, 0.125, 0.0015, 0.5, 0.15, 0, 3000, 64, 16, true}; }
-CostModel cutting_cost() {
-  CostModel cost = eager_cost();
-  cost.min_item = 1;
-  cost.by_head = true;
-  cost.row_step = 64;
-  return cost;
-}
-
-struct Case {
-  Topology topology;
-  ProblemOptions options;
-  PlanOptions plan;
-  CostModel cost = device_cost();
-};
-
-/// A planned call of a case, whose kernels run in the emulator.
-struct EmulatedCall {
-  Problem problem;
-  std::unique_ptr<DeviceCall> call;
-
-  explicit EmulatedCall(const Case& c, const char* implementation = "") {
-    require_ok(make_problem(c.topology, c.options, &problem));
-    Context context = emulated_context(c.cost);
-    require_ok(context.tree_attention.force(implementation));
-    call = std::make_unique<DeviceCall>(context, problem, c.plan);
-  }
-  const std::string name() const { return call->plan.header.implementation; }
-
-  void run(const simt::Options& how) {
-    emulator() = Emulator(how);
-    problem.poison_outputs();
-    const Status status = call->forward();
-    rethrow_emulated();
-    require_ok(status);
-    CHECK(problem.guards_intact());
-  }
-  void check() {
-    const Attend host = problem.attend();
-    check_comparison(testing::check_forward(testing::answer_forward(problem.forest, problem.options.kind, host), host));
-  }
-  std::vector<std::uint8_t> bits() const {
-    std::vector<std::uint8_t> all;
-    for (const auto& [data, bytes] : {std::pair(problem.o.view().data, bytes_of(problem.o.view())),
-                                      std::pair(problem.lse.view().data, bytes_of(problem.lse.view()))}) {
-      const auto* begin = static_cast<const std::uint8_t*>(data);
-      all.insert(all.end(), begin, begin + bytes);
-    }
-    return all;
-  }
-
- private:
-  template <int Rank>
-  static std::int64_t bytes_of(const TensorView<Rank>& x) {
-    std::int64_t last = 1;
-    for (int d = 0; d < Rank; ++d) last += (x.shape[d] - 1) * x.stride[d];
-    return x.shape[0] == 0 ? 0 : last * size_of(x.dtype);
-  }
-};
-
-simt::Options mode(std::size_t i) {
-  static const std::vector<simt::Options> modes = simt_modes();
-  return modes[i % modes.size()];
-}
 
 // ---- The matrix
 
@@ -129,19 +61,19 @@ Topology choose_topology(std::int32_t shape, bool deltas, std::int32_t group, Ra
   return testing::prefix_group(keys, std::vector<std::int32_t>(static_cast<std::size_t>(rows), 2), false);
 }
 
-Case matrix_case(const std::vector<std::int32_t>& row, std::uint64_t seed, bool plain) {
+EmulatedCase matrix_case(const std::vector<std::int32_t>& row, std::uint64_t seed, bool plain) {
   const std::pair<std::int32_t, std::int32_t> dims[] = {{64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
   const std::pair<std::int32_t, std::int32_t> plain_dims[] = {{20, 17}, {64, 64}, {80, 40}, {8, 130}, {1, 3}};
   const DType plain_types[][2] = {{DType::f32, DType::f32}, {DType::bf16, DType::f16}};
   Random random(seed);
-  Case c;
+  EmulatedCase c;
   c.options = choose_options(row);
   LayerKind& kind = c.options.kind;
   std::tie(kind.D, kind.Dv) = (plain ? plain_dims : dims)[row[kDims]];
   if (kind.D == 1) c.options.rope = false, c.options.q_rotated = true;
   kind.q_dtype = plain ? plain_types[row[kType]][0] : row[kType] == 0 ? DType::bf16 : DType::f16;
   kind.kv_dtype = plain ? plain_types[row[kType]][1] : kind.q_dtype;
-  c.options.strided = plain && row[kOptions] == 0;
+  c.options.strided = row[kOptions] == 0;
   c.options.seed = seed;
   c.topology = choose_topology(row[kShape], c.options.rope, kind.group(), &random);
   if (row[kPlan] == 1) c.plan.sharing = Sharing::always;
@@ -158,16 +90,16 @@ void run_matrix(bool plain) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
     INFO("row " << i << ": " << ::Catch::Detail::stringify(rows[i]));
     EmulatedCall call(matrix_case(rows[i], i + 1, plain), plain ? "cuda:simt" : "");
-    REQUIRE(call.name() == (plain ? "cuda:simt" : "cuda:mma-sm80"));
+    REQUIRE(std::string(call.name()) == (plain ? "cuda:simt" : "cuda:mma-sm80"));
     call.run(mode(i));
     call.check();
   }
 }
 
 /// Items of both bodies, partial states, masks of all kinds: for tests of scheduling and of bits.
-Case mixed_case(DType type = DType::bf16) {
+EmulatedCase mixed_case(DType type = DType::bf16) {
   Random random(5);
-  Case c;
+  EmulatedCase c;
   c.options.kind.Hq = 5;
   c.options.kind.Hkv = 1;
   c.options.kind.D = c.options.kind.Dv = 64;
@@ -209,7 +141,7 @@ TEST_CASE("cuda tree_attention: rows of matrix loads lie in different banks", "[
 
 TEST_CASE("cuda tree_attention: a group that is merged later has the bits of one that its last item merges", "[cuda]") {
   for (const char* name : {"cuda:mma-sm80", "cuda:simt"}) {
-    Case c;
+    EmulatedCase c;
     c.options.kind.Hq = 4;
     c.options.kind.Hkv = 1;
     c.options.kind.D = c.options.kind.Dv = 64;
@@ -263,7 +195,7 @@ TEST_CASE("cuda tree_attention: what a row does not see reaches it in no way", "
     for (const double odd : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
       for (std::int32_t shape = 3; shape <= 5; ++shape) {
         Random random(static_cast<std::uint64_t>(shape));
-        Case c;
+        EmulatedCase c;
         c.options.kind.Hq = 4;
         c.options.kind.Hkv = 2;
         c.options.kind.D = c.options.kind.Dv = 64;
@@ -288,7 +220,7 @@ TEST_CASE("cuda tree_attention: what a row does not see reaches it in no way", "
 }
 
 TEST_CASE("cuda tree_attention: batch_invariant gives a sequence the bits that it has alone", "[cuda]") {
-  Case c;
+  EmulatedCase c;
   c.options.kind.Hq = 4;
   c.options.kind.Hkv = 1;
   c.options.kind.D = c.options.kind.Dv = 64;
@@ -299,7 +231,7 @@ TEST_CASE("cuda tree_attention: batch_invariant gives a sequence the bits that i
   for (const Sharing sharing : {Sharing::never, Sharing::always}) {
     c.plan.sharing = sharing;
     EmulatedCall call(c);
-    REQUIRE(call.name() == "cuda:mma-sm80");
+    REQUIRE(std::string(call.name()) == "cuda:mma-sm80");
     call.run(mode(7));
     call.check();
     if (alone.empty()) alone = call.bits();

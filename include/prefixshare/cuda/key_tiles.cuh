@@ -43,13 +43,18 @@ struct KeyStage {
   PREFIXSHARE_DEVICE KeyColumn* columns() const { return reinterpret_cast<KeyColumn*>(data + kColumnsAt); }
 };
 
-/// Whether logits or probabilities depend on more of a key than its product with the query.
-PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
+/// Whether logits depend on more of a key than its product with the query, and whether values have scales.
+PREFIXSHARE_DEVICE bool has_value_scales(const AttendParams& p) {
   bool any = false;
   PREFIXSHARE_UNROLL
+  for (int i = 0; i < kMaxPools; ++i) any = any || p.pools[i].v_scale.granularity != 0;
+  return any;
+}
+PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
+  bool any = has_value_scales(p);
+  PREFIXSHARE_UNROLL
   for (int i = 0; i < kMaxPools; ++i) {
-    any =
-        any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0 || p.pools[i].v_scale.granularity != 0;
+    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0;
   }
   return any;
 }

@@ -85,12 +85,26 @@ PREFIXSHARE_DEVICE void pack_left(std::uint32_t (&a)[4], const float (&p)[4], co
   a[3] = ptx::pack<T>(next[2], next[3]);
 }
 
-/// Whether either of two values is infinite or NaN.
+/// Takes from probabilities what `pack_left` made of them.
 template <class T>
-PREFIXSHARE_DEVICE bool not_finite(std::uint32_t pair) {
+PREFIXSHARE_DEVICE void subtract_left(float (&p)[4], float (&next)[4], const std::uint32_t (&a)[4]) {
+  PREFIXSHARE_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    p[c] -= ptx::to_float<T>(static_cast<std::uint16_t>(a[c / 2] >> (16 * (c % 2))));
+    next[c] -= ptx::to_float<T>(static_cast<std::uint16_t>(a[2 + c / 2] >> (16 * (c % 2))));
+  }
+}
+
+/// Bits 15 and 31: whether the lower and the upper of two values are infinite or NaN.
+template <class T>
+PREFIXSHARE_DEVICE std::uint32_t not_finite(std::uint32_t pair) {
   constexpr std::uint32_t kExponent = std::is_same_v<T, BFloat16> ? 0x7f80u : 0x7c00u;
   constexpr std::uint32_t kUnit = 0x8000u - kExponent;
-  return (((pair & kExponent * 0x10001u) + kUnit * 0x10001u) & 0x80008000u) != 0;
+  return ((pair & kExponent * 0x10001u) + kUnit * 0x10001u) & 0x80008000u;
+}
+template <class T>
+PREFIXSHARE_DEVICE std::uint32_t finite_or_zero(std::uint32_t pair) {
+  return pair & ~((not_finite<T>(pair) >> 15) * 0xffffu);
 }
 
 }  // namespace cuda

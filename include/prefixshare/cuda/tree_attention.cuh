@@ -109,6 +109,7 @@ class AttendItem {
         tiles_(*tiles),
         lane_(ptx::opaque(ptx::lane())),
         warp_(ptx::opaque(ptx::warp())),
+        scales_values_(has_value_scales(p)),
         index_(index),
         queries_(memory) {}
 
@@ -167,17 +168,14 @@ class AttendItem {
     const bool masked = ptx::ballot((~(seen[0] & seen[1]) & Shape::kAllKeys) != 0) != 0;
     if (masked) hide(seen, s);
     state_.absorb(s);
-    if (tiles_.has_columns()) scale_values(stage, seen, s);
-    std::uint32_t p[Shape::kKeys / 16][4];
-    PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
-    if (tiles_.has_columns()) add_rests(stage.values(), s, p);
-    const Bits withheld = masked ? keys_to_withhold(stage.values(), seen) : 0;
-    if (withheld == 0) {
+    if (scales_values_) scale_values(stage, seen, s);
+    Probabilities p;
+    pack(s, p);
+    const Bits withheld = masked || scales_values_ ? keys_to_withhold(stage.values(), seen) : 0;
+    if (withheld == 0 && !scales_values_) {
       add_values<false>(stage.values(), p, 0);
     } else {
-      add_withheld(stage.values(), p, seen, withheld);
-      add_values<true>(stage.values(), p, withheld);
+      add_values_with_care(stage.values(), s, p, seen, withheld);
     }
   }
 
@@ -237,96 +235,105 @@ class AttendItem {
       for (int c = 0; c < 4; ++c) s[b][c] = sees(seen, b, c) ? s[b][c] : kEmptyLse;
     }
   }
+  /// Probabilities as left operands, 16 keys each.
+  using Probabilities = std::uint32_t[Shape::kKeys / 16][4];
+  static PREFIXSHARE_DEVICE void pack(const float (&s)[Shape::kKeys / 8][4], Probabilities& p) {
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
+  }
+
   /// The values' scales go into the probabilities; that of a key which a row does not see may be NaN.
-  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&p)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        if (sees(seen, b, c)) p[b][c] *= stage.columns()[column_of(b, c)].v_scale;
+        if (sees(seen, b, c)) s[b][c] *= stage.columns()[column_of(b, c)].v_scale;
       }
     }
   }
+  /// o += p v where some values are not finite or have scales. A probability of 1 is no longer 1 with a scale: what the
+  /// rounding to 16 bits leaves of it is added, too.
+  PREFIXSHARE_DEVICE void add_values_with_care(Tile<Dv> values, float (&s)[Shape::kKeys / 8][4], Probabilities& p,
+                                               const Bits (&seen)[2], Bits withheld) {
+    Probabilities rest;
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kKeys / 16; ++step) subtract_left<T>(s[2 * step], s[2 * step + 1], p[step]);
+    pack(s, rest);
+    add_withheld(values, p, seen, withheld);
+    PREFIXSHARE_ROLL
+    for (int part = 0; part < (scales_values_ ? 2 : 1); ++part) {
+      add_values<true>(values, p, withheld);
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < Shape::kKeys / 4; ++i) p[i / 4][i % 4] = rest[i / 4][i % 4];
+    }
+  }
 
-  /// o += p v, without the values of the keys that `withheld` names.
+  /// o += p v, without the values that are not finite of the keys that `withheld` names.
   template <bool Withholds>
-  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4], Bits withheld) {
+  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const Probabilities& p, Bits withheld) {
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) {
-      const std::uint32_t out = static_cast<std::uint32_t>(withheld >> (16 * step) >> (2 * (lane_ % 4)));
       PREFIXSHARE_UNROLL
       for (int b = 0; b < Shape::kValueBlocks; b += 2) {
         std::uint32_t v[4];
         load_right_transposed(v, values, lane_, first_key() + 16 * step, first_value() + b);
-        if constexpr (Withholds) {
+        if (Withholds && (withheld >> (16 * step) & 0xffffu) != 0) {
           PREFIXSHARE_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            const std::uint32_t pair = out >> (8 * (i % 2));  // of rows 2 t and the next
-            v[i] &= ((pair & 1) != 0 ? 0 : 0xffffu) | ((pair & 2) != 0 ? 0 : 0xffff0000u);
-          }
+          for (int i = 0; i < 4; ++i) v[i] = finite_or_zero<T>(v[i]);
         }
         multiply_add_pair<T>(state_.o[b], state_.o[b + 1], p[step], v);
       }
     }
   }
 
-  /// Scaled probabilities lose more to the rounding than others, of which the largest is 1: what it left joins o, too.
-  /// Times a value that is not finite it would be of no use.
-  PREFIXSHARE_DEVICE void add_rests(Tile<Dv> values, const float (&s)[Shape::kKeys / 8][4],
-                                    const std::uint32_t (&p)[Shape::kKeys / 16][4]) {
-    std::uint32_t rests[Shape::kKeys / 16][4];
-    const auto rest = [](float x, std::uint32_t bits) {
-      return x - ptx::to_float<T>(static_cast<std::uint16_t>(bits & 0xffffu));
-    };
-    PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) {
-      PREFIXSHARE_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float(&from)[4] = s[2 * step + i / 2];
-        rests[step][i] = ptx::pack<T>(rest(from[i % 2 * 2], p[step][i]), rest(from[i % 2 * 2 + 1], p[step][i] >> 16));
-      }
-    }
-    const Bits none[2] = {0, 0};
-    add_values<true>(values, rests, keys_to_withhold(values, none));
-  }
-
   /// A probability of zero times a value that is not finite would be NaN. The keys that have such values while some of
-  /// this warp's rows do not see them:
+  /// this warp's rows do not see them, or while probabilities come in parts, which may be zero:
   PREFIXSHARE_DEVICE Bits keys_to_withhold(Tile<Dv> values, const Bits (&seen)[2]) const {
-    Bits by_all = seen[0] & seen[1];
+    Bits safe = scales_values_ ? 0 : seen[0] & seen[1];
     PREFIXSHARE_UNROLL
-    for (int lanes = 4; lanes < 32; lanes *= 2) by_all &= ptx::shuffle_xor(by_all, lanes);
+    for (int lanes = 4; lanes < 32; lanes *= 2) safe &= ptx::shuffle_xor(safe, lanes);
     Bits found = 0;
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
     for (int key = 0; key < Shape::kKeys; ++key) {
-      if ((by_all >> key & 1) != 0) continue;
+      if ((safe >> key & 1) != 0) continue;
       bool odd = false;
       for (int d = 2 * lane; d < 8 * Shape::kValueBlocks; d += 64) {
-        odd = odd || not_finite<T>(value_pair(values, key, d));
+        odd = odd || not_finite<T>(value_pair(values, key, d)) != 0;
       }
       if (ptx::ballot(odd) != 0) found |= Bits{1} << key;
     }
     return found;
   }
-  /// Their products with the probabilities, for the rows that do.
-  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const std::uint32_t (&p)[Shape::kKeys / 16][4],
-                                       const Bits (&seen)[2], Bits withheld) {
+  /// The products of those values with the probabilities, for the rows that see them, one by one.
+  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const Probabilities& p, const Bits (&seen)[2], Bits withheld) {
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
-    for (int key = 0; key < Shape::kKeys; ++key) {
+    for (int i = 0; i < Shape::kKeys * 8 * Shape::kValueBlocks / 32;
+         ++i) {  // a lane has a value of a key in each round
+      const int rounds = Shape::kValueBlocks / 4, key = i / rounds, d = i % rounds * 32 + lane;
       if ((withheld >> key & 1) == 0) continue;
+      const std::uint32_t value = *values.element(first_key() + key, 8 * first_value() + d);
       const float weight[2] = {probability(p, key, 0), probability(p, key, 1)};
-      PREFIXSHARE_UNROLL
-      for (int b = 0; b < Shape::kValueBlocks; ++b) {
-        if (b % 4 == 0) ptx::sync_warp();
-        const std::uint32_t pair = value_pair(values, key, 8 * b + 2 * (lane % 4));
+      const std::uint32_t odd = ptx::ballot(not_finite<T>(value) != 0);
+      PREFIXSHARE_ROLL
+      for (int from = 0; from < 32; ++from) {
+        if ((odd >> from & 1) == 0) continue;
+        const float x = ptx::to_float<T>(static_cast<std::uint16_t>(ptx::shuffle(value, from)));
         PREFIXSHARE_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          const float value = ptx::to_float<T>(static_cast<std::uint16_t>(pair >> (16 * (c % 2))));
-          if ((seen[c / 2] >> key & 1) != 0) state_.o[b][c] = fmaf(weight[c / 2], value, state_.o[b][c]);
+        for (int r = 0; r < 2; ++r) {
+          if ((seen[r] >> key & 1) != 0) add_to(r, d - lane + from, weight[r] * x);
         }
       }
+    }
+  }
+  /// Adds to dim d of row g + 8 r, in the lane that has it.
+  PREFIXSHARE_DEVICE void add_to(int r, int d, float x) {
+    if (d % 8 / 2 != lane_ % 4) return;
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < 2 * Shape::kValueBlocks; ++i) {
+      if (ptx::opaque(i) == d / 8 * 2 + d % 2) state_.o[i / 2][2 * r + i % 2] += x;  // not an indexed array: registers
     }
   }
   /// Elements d and d + 1 of those that this warp has of a value.
@@ -334,11 +341,11 @@ class AttendItem {
     return *reinterpret_cast<const std::uint32_t*>(values.element(first_key() + key, 8 * first_value() + d));
   }
   /// That of row g + 8 r for a key, from the lane of the row that has it.
-  PREFIXSHARE_DEVICE float probability(const std::uint32_t (&p)[Shape::kKeys / 16][4], int key, int r) const {
+  PREFIXSHARE_DEVICE float probability(const Probabilities& p, int key, int r) const {
     std::uint32_t pair = 0;
     PREFIXSHARE_UNROLL
     for (int half = 0; half < Shape::kKeys / 8; ++half) {
-      if (ptx::opaque(half) == key / 8) pair = p[half / 2][half % 2 * 2 + r];  // no array that is indexed: registers
+      if (ptx::opaque(half) == key / 8) pair = p[half / 2][half % 2 * 2 + r];  // not an indexed array: registers
     }
     pair = ptx::shuffle(pair, lane_ / 4 * 4 + key % 8 / 2);
     return ptx::to_float<T>(static_cast<std::uint16_t>(pair >> (16 * (key % 2))));
@@ -500,6 +507,7 @@ class AttendItem {
   const AttendParams& p_;
   KeyTiles<D, Dv>& tiles_;
   int lane_, warp_;
+  bool scales_values_;
   std::int32_t index_;
   QueryOperands<T, D, Dv, Turns> queries_;
   std::int32_t loaded_ = -1;  // instances of the queries
