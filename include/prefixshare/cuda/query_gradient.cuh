@@ -64,6 +64,7 @@ class QueryGradient {
   using Stage = KeyStage<D, Dv>;
   using Tiles = KeyTiles<D, Dv, QuerySpans>;
   static constexpr int kPartKeys = kGradientPart<D>;
+  static constexpr std::int32_t kCallersFrame = -1;
   static constexpr std::uint32_t kPartSeen = ~0u >> (32 - kPartKeys);
   static constexpr int kBlocks = kPartKeys / 8;
 
@@ -78,12 +79,12 @@ class QueryGradient {
     load_rows();
     load_outputs();
     bool odd = false;
-    while (tiles_.item() >= first_item_ && tiles_.item() < first_item_ + work_.span_count) {
-      meet(tiles_.item(), tiles_.instances());
-      odd = absorb(tiles_.take()) || odd;
+    for (bool comes = true; comes;) {
+      comes = tiles_.item() >= first_item_ && tiles_.item() < first_item_ + work_.span_count;
+      meet(comes ? tiles_.instances() + span().offset : kCallersFrame);
+      if (comes) odd = absorb(tiles_.take()) || odd;
     }
     if (ptx::any_block(odd)) return false;
-    if (a_.rope.pairs > 0 && frame_ >= 0) turn(-position(frame_), turn_gain(a_));
     write();
     return true;
   }
@@ -135,22 +136,30 @@ class QueryGradient {
     }
   }
 
-  /// Turns to the frame of the keys that come: queries and sums.
-  PREFIXSHARE_DEVICE void meet(std::int32_t item, std::int32_t instances) {
-    const ImageQuerySpan& span = query_spans_of(a_)[work_.first_span + item - first_item_];
-    const std::int32_t frame = instances + span.offset;
-    if (frame_ >= 0 && (frame == frame_ || a_.rope.pairs == 0)) return;
-    const ImageItem rows = item_of(a_, work_, span);
-    if (frame_ >= 0) turn(position(frame) - position(frame_), 1.0f);
+  /// The span of the keys that come.
+  PREFIXSHARE_DEVICE const ImageQuerySpan& span() const {
+    return query_spans_of(a_)[work_.first_span + tiles_.item() - first_item_];
+  }
+  /// Turns to a frame, that of the keys that come or the caller's: sums, and queries for those.
+  PREFIXSHARE_DEVICE void meet(std::int32_t frame) {
+    if (frame_ >= 0) {
+      if (frame == frame_ || a_.rope.pairs == 0) return;
+      const double from = position(frame_);
+      turn(frame < 0 ? -from : position(frame) - from, frame < 0 ? turn_gain(a_) : 1.0f);
+    }
     frame_ = frame;
-    const QueryRows16<T, D> load(a_, rows, first_row(), instances);
+    if (frame >= 0) load_queries();
+  }
+  PREFIXSHARE_DEVICE void load_queries() {
+    const ImageItem rows = item_of(a_, work_, span());
+    const QueryRows16<T, D> load(a_, rows, first_row(), tiles_.instances());
     ptx::sync_warp();  // what these rows held has been read
     load.copy(queries());
     if (load.turn()) load.turn_into(queries(), QueryPart::nearest);
   }
   /// Angle position of row lane % 16 in a frame.
   PREFIXSHARE_DEVICE double position(std::int32_t frame) const {
-    const int m = first_row() + ptx::lane() % 16;
+    const int m = ptx::opaque(ptx::thread()) / 32 * 16 + ptx::opaque(ptx::lane()) % 16;
     const std::int32_t packed = work_.first_packed + (m < work_.packed_count ? m : 0);
     return turn_position(a_, instances_of(a_)[frame + packed / (a_.Hq / a_.Hkv)]);
   }
@@ -171,6 +180,7 @@ class QueryGradient {
   }
   PREFIXSHARE_DEVICE void turn_row(float* row, double by, float gain, int lane) const {
     if (by == 0 && gain == 1.0f) return;
+    PREFIXSHARE_ROLL
     for (int i = lane; i < a_.rope.pairs; i += 32) {
       float sine, cosine;
       turn_angle(a_, i, by, gain, &sine, &cosine);
