@@ -64,7 +64,6 @@ class QueryGradient {
   using Stage = KeyStage<D, Dv>;
   using Tiles = KeyTiles<D, Dv, QuerySpans>;
   static constexpr int kPartKeys = kGradientPart<D>;
-  static constexpr std::int32_t kCallersFrame = -1;
   static constexpr std::uint32_t kPartSeen = ~0u >> (32 - kPartKeys);
   static constexpr int kBlocks = kPartKeys / 8;
 
@@ -79,10 +78,13 @@ class QueryGradient {
     load_rows();
     load_outputs();
     bool odd = false;
-    for (bool comes = true; comes;) {
-      comes = tiles_.item() >= first_item_ && tiles_.item() < first_item_ + work_.span_count;
-      meet(comes ? tiles_.instances() + span().offset : kCallersFrame);
-      if (comes) odd = absorb(tiles_.take()) || odd;
+    while (comes()) {
+      const std::int32_t frame = coming_frame();
+      load_queries();
+      do {
+        odd = absorb(tiles_.take()) || odd;
+      } while (comes() && (a_.rope.pairs == 0 || coming_frame() == frame));
+      if (a_.rope.pairs > 0) leave(frame);
     }
     if (ptx::any_block(odd)) return false;
     write();
@@ -136,20 +138,22 @@ class QueryGradient {
     }
   }
 
-  /// The span of the keys that come.
+  /// Whether keys come that the rows meet, and in which frame: the instance of the group's first row there.
+  PREFIXSHARE_DEVICE bool comes() const {
+    const std::int32_t item = tiles_.item() - first_item_;
+    return item >= 0 && item < work_.span_count;
+  }
   PREFIXSHARE_DEVICE const ImageQuerySpan& span() const {
     return query_spans_of(a_)[work_.first_span + tiles_.item() - first_item_];
   }
-  /// Turns to a frame, that of the keys that come or the caller's: sums, and queries for those.
-  PREFIXSHARE_DEVICE void meet(std::int32_t frame) {
-    if (frame_ >= 0) {
-      if (frame == frame_ || a_.rope.pairs == 0) return;
-      const double from = position(frame_);
-      turn(frame < 0 ? -from : position(frame) - from, frame < 0 ? turn_gain(a_) : 1.0f);
-    }
-    frame_ = frame;
-    if (frame >= 0) load_queries();
+  PREFIXSHARE_DEVICE std::int32_t coming_frame() const { return tiles_.instances() + span().offset; }
+  /// Turns the sums from a frame to that of the keys that come, or to the caller's.
+  PREFIXSHARE_DEVICE void leave(std::int32_t frame) {
+    const double from = position(frame);
+    const bool ends = !comes();
+    turn(ends ? -from : position(coming_frame()) - from, ends ? turn_gain(a_) : 1.0f);
   }
+  /// Queries in the frame of the keys that come.
   PREFIXSHARE_DEVICE void load_queries() {
     const ImageItem rows = item_of(a_, work_, span());
     const QueryRows16<T, D> load(a_, rows, first_row(), tiles_.instances());
