@@ -13,7 +13,8 @@ $1 == "dynamic" { read_launch(); next }
 END {
   for (l = 1; l <= line_count; ++l) {
     split(lines[l], key, SUBSEP)
-    if (launch_count && !(key[1] in dynamic)) print "fault " key[2] " " key[1] ": nothing launched it"
+    # kernel_of_this_build only shows that the build has code for a device.
+    if (launch_count && !(key[1] in dynamic) && key[1] !~ /kernel_of_this_build/) print "fault " key[2] " " key[1] ": nothing launched it"
     text = key[2] " " threads[lines[l]] + 0 " " registers[lines[l]] + 0 " " shared[lines[l]] + 0 " " \
       (key[1] in dynamic ? dynamic[key[1]] : "?") " " barriers[lines[l]] + 0
     for (i = 1; i <= instruction_count; ++i) text = text " " count[lines[l], i] + 0

@@ -11,6 +11,7 @@
 
 #include "gpu/conformance.hpp"
 #include "prefixshare/cuda/accepts.hpp"
+#include "prefixshare/cuda/attend_grad_launch.cuh"
 #include "prefixshare/cuda/attend_launch.cuh"
 #include "prefixshare/cuda/draft_tree.cuh"
 #include "prefixshare/cuda/kv_append.cuh"
@@ -104,12 +105,15 @@ Target emulated_target() {
   t.space = MemorySpace::device;
   throw_if_error(create_context(&t.context));
   t.context.device = emulated_runtime();
-  CostModel cost;  // as those of kernels/dispatch.cpp: by head, rows padded to 64
-  cost.row_step = 64, cost.few_rows = 16, cost.by_head = true;
-  add<&cuda::launch_tree_attention_mma<Launch>>(&t.context.tree_attention, "cuda:mma-sm80", accepts<cuda::accepts_mma>,
-                                                cost);
-  add<&cuda::launch_tree_attention_simt<Launch>>(&t.context.tree_attention, "cuda:simt", accepts<cuda::accepts_simt>,
-                                                 cost);
+  constexpr const char *kMma = "cuda:mma-sm80", *kSimt = "cuda:simt";
+  add<&cuda::launch_tree_attention_mma<Launch>>(&t.context.tree_attention, kMma, accepts<cuda::accepts_mma>,
+                                                cuda::kMmaCost);
+  add<&cuda::launch_tree_attention_simt<Launch>>(&t.context.tree_attention, kSimt, accepts<cuda::accepts_simt>,
+                                                 cuda::kSimtCost);
+  add<&cuda::launch_tree_attention_backward_mma<Launch>>(&t.context.tree_attention_backward, kMma,
+                                                         accepts<cuda::accepts_mma>);
+  add<&cuda::launch_tree_attention_backward_simt<Launch>>(&t.context.tree_attention_backward, kSimt,
+                                                          accepts<cuda::accepts_simt>);
   add<&cuda::launch_merge_states<Launch>>(&t.context.merge_states);
   add<&cuda::launch_merge_states_backward<Launch>>(&t.context.merge_states_backward);
   add<&cuda::launch_rope_apply<Launch>>(&t.context.rope_apply);
@@ -139,4 +143,5 @@ void check_cases(void (*add_cases)(const CaseOptions&, std::vector<Case>*)) {
 
 TEST_CASE("gpu kit: the operators on rows pass its cases in the emulator", "[cuda]") { check_cases(&add_row_cases); }
 TEST_CASE("gpu kit: the forward passes its cases in the emulator", "[cuda]") { check_cases(&add_forward_cases); }
+TEST_CASE("gpu kit: the backward passes its cases in the emulator", "[cuda]") { check_cases(&add_backward_cases); }
 TEST_CASE("gpu kit: calls amid other work pass its cases in the emulator", "[cuda]") { check_cases(&add_order_cases); }

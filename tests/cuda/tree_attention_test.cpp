@@ -26,6 +26,7 @@ CostModel cutting_cost() {
   CostModel cost = eager_cost();
   cost.min_item = 1;
   cost.by_head = true;
+  cost.row_step = 64;
   return cost;
 }
 
@@ -167,13 +168,13 @@ void run_matrix(bool plain) {
 Case mixed_case(DType type = DType::bf16) {
   Random random(5);
   Case c;
-  c.options.kind.Hq = 10;
-  c.options.kind.Hkv = 2;
+  c.options.kind.Hq = 5;
+  c.options.kind.Hkv = 1;
   c.options.kind.D = c.options.kind.Dv = 64;
   c.options.kind.q_dtype = c.options.kind.kv_dtype = type;
   c.options.page_size = 16;
   c.options.sinks = true;
-  c.topology = testing::prefix_group(150, std::vector<std::int32_t>{90, 3, 0, 70}, true);
+  c.topology = testing::prefix_group(70, std::vector<std::int32_t>{30, 3, 0, 20}, true);
   c.plan.sharing = Sharing::always;
   return c;
 }
@@ -209,13 +210,13 @@ TEST_CASE("cuda tree_attention: rows of matrix loads lie in different banks", "[
 TEST_CASE("cuda tree_attention: a group that is merged later has the bits of one that its last item merges", "[cuda]") {
   for (const char* name : {"cuda:mma-sm80", "cuda:simt"}) {
     Case c;
-    c.options.kind.Hq = c.options.kind.Hkv = 1;
+    c.options.kind.Hq = 4;
+    c.options.kind.Hkv = 1;
     c.options.kind.D = c.options.kind.Dv = 64;
     c.options.kind.q_dtype = c.options.kind.kv_dtype = DType::bf16;
     c.options.sinks = true;
-    c.topology = testing::prefix_group(1400, std::vector<std::int32_t>(60, 1), false);
+    c.topology = testing::chain(std::vector<std::int32_t>{1400, 30}, 30);  // a tile of 120 packed rows, keys in parts
     c.cost = cutting_cost();
-    c.plan.sharing = Sharing::always;
     EmulatedCall call(c, name);
     REQUIRE(call.call->device_plan.deferred_count > 0);
     call.run(mode(4));

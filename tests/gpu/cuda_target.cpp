@@ -20,6 +20,9 @@ class CudaMachine : public Machine {
     return memory;
   }
   void release(void* memory) const noexcept override { cudaFree(memory); }
+  void poison(void* memory, std::int64_t bytes) const override {
+    check(cudaMemset(memory, 0xff, static_cast<std::size_t>(bytes)), "cudaMemset");
+  }
   void write(void* to, const void* from, std::int64_t bytes) const override {
     check(cudaMemcpy(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), "cudaMemcpy");
   }

@@ -32,6 +32,10 @@ class Machine {
     return memory;
   }
   virtual void release(void* memory) const noexcept { std::free(memory); }
+  /// Fills memory with bytes 0xff, which are NaN in every storage type.
+  virtual void poison(void* memory, std::int64_t bytes) const {
+    std::memset(memory, 0xff, static_cast<std::size_t>(bytes));
+  }
   /// All work is done before the next of these returns.
   virtual void write(void* to, const void* from, std::int64_t bytes) const {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
@@ -92,16 +96,13 @@ inline const Target& target_of(MakeTarget make) {
   return known != made.end() ? known->second : made.emplace(make, make()).first->second;
 }
 
-/// Memory of a target, full of bytes 0xff, which are NaN in every storage type. Aligned to 256 bytes.
+/// Memory of a target, poisoned, aligned to 256 bytes.
 class Memory {
  public:
   Memory() = default;
   Memory(const Target& target, std::int64_t bytes)
       : machine_(target.machine), data_(machine_->allocate(std::max<std::int64_t>(bytes, 1))), bytes_(bytes) {
-    const std::vector<unsigned char> poison(static_cast<std::size_t>(std::min<std::int64_t>(bytes, kPiece)), 0xff);
-    for (std::int64_t at = 0; at < bytes; at += kPiece) {
-      machine_->write(static_cast<char*>(data_) + at, poison.data(), std::min<std::int64_t>(kPiece, bytes - at));
-    }
+    machine_->poison(data_, bytes);
   }
   ~Memory() {
     if (data_ != nullptr) machine_->release(data_);
@@ -124,8 +125,6 @@ class Memory {
   }
 
  private:
-  static constexpr std::int64_t kPiece = std::int64_t{64} << 20;
-
   void swap(Memory& other) noexcept {
     std::swap(machine_, other.machine_);
     std::swap(data_, other.data_);

@@ -171,6 +171,7 @@ class AttendItem {
     std::uint32_t p[Shape::kKeys / 16][4];
     PREFIXSHARE_UNROLL
     for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
+    if (tiles_.has_columns()) add_rests(stage.values(), s, p);
     const Bits withheld = masked ? keys_to_withhold(stage.values(), seen) : 0;
     if (withheld == 0) {
       add_values<false>(stage.values(), p, 0);
@@ -267,6 +268,26 @@ class AttendItem {
         multiply_add_pair<T>(state_.o[b], state_.o[b + 1], p[step], v);
       }
     }
+  }
+
+  /// Scaled probabilities lose more to the rounding than others, of which the largest is 1: what it left joins o, too.
+  /// Times a value that is not finite it would be of no use.
+  PREFIXSHARE_DEVICE void add_rests(Tile<Dv> values, const float (&s)[Shape::kKeys / 8][4],
+                                    const std::uint32_t (&p)[Shape::kKeys / 16][4]) {
+    std::uint32_t rests[Shape::kKeys / 16][4];
+    const auto rest = [](float x, std::uint32_t bits) {
+      return x - ptx::to_float<T>(static_cast<std::uint16_t>(bits & 0xffffu));
+    };
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kKeys / 16; ++step) {
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float(&from)[4] = s[2 * step + i / 2];
+        rests[step][i] = ptx::pack<T>(rest(from[i % 2 * 2], p[step][i]), rest(from[i % 2 * 2 + 1], p[step][i] >> 16));
+      }
+    }
+    const Bits none[2] = {0, 0};
+    add_values<true>(values, rests, keys_to_withhold(values, none));
   }
 
   /// A probability of zero times a value that is not finite would be NaN. The keys that have such values while some of
