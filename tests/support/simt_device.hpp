@@ -78,7 +78,7 @@ inline Context emulated_context(const CostModel& cost) {
       });
   add_emulated<Kind, AttendGradCall>(
       &context.tree_attention_backward, "cuda:mma-sm80", cost,
-      [](const Kind& p) noexcept { return cuda::accepts_mma("tree_attention_backward", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_mma_backward("tree_attention_backward", p.kind); },
       [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
         return Emulated::run([&] { return cuda::launch_tree_attention_backward_mma(call, emulator()); });
       });

@@ -154,7 +154,8 @@ class KeyGradient {
     const std::int32_t group = a_.Hq / a_.Hkv;
     const KeyColumn key[2] = {column(first_key() + lane / 4), column(first_key() + lane / 4 + 8)};
     each_result(first, lane, [&](int b, int c, int row) {
-      if (c == 0) ptx::sync_warp();  // else what is known of all rows is loaded at once, into registers that are not there
+      if (c == 0)
+        ptx::sync_warp();  // else what is known of all rows is loaded at once, into registers that are not there
       std::int32_t head = work_.kv_head * group;
       if (key[c / 2].bias != nullptr) head += (stage.first_packed + row) % group;
       float slope;
