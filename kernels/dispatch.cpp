@@ -241,7 +241,7 @@ Status add_cuda_attention(Context* c) noexcept {
     return s;
   }
   if (Status s = add_device(backward, kMma, cuda::tree_attention_backward_mma,
-                            accepts_on_device<cuda::accepts_mma, true>, cuda::kMmaCost)) {
+                            accepts_on_device<cuda::accepts_mma_backward, true>, cuda::kMmaCost)) {
     return s;
   }
   return add_device(backward, kSimt, cuda::tree_attention_backward_simt, accepts_on_device<cuda::accepts_simt, true>,

@@ -111,7 +111,7 @@ Target emulated_target() {
   add<&cuda::launch_tree_attention_simt<Launch>>(&t.context.tree_attention, kSimt, accepts<cuda::accepts_simt>,
                                                  cuda::kSimtCost);
   add<&cuda::launch_tree_attention_backward_mma<Launch>>(&t.context.tree_attention_backward, kMma,
-                                                         accepts<cuda::accepts_mma>);
+                                                         accepts<cuda::accepts_mma_backward>);
   add<&cuda::launch_tree_attention_backward_simt<Launch>>(&t.context.tree_attention_backward, kSimt,
                                                           accepts<cuda::accepts_simt>);
   add<&cuda::launch_merge_states<Launch>>(&t.context.merge_states);

@@ -322,6 +322,11 @@ TEST_CASE("accepts: which layer kinds the kernels of attention take", "[params]"
         op + "Dv got 192, want == 128 (unsupported)");
   CHECK(text(accepts_mma("tree_attention", kind_of(128, 64, bf16, bf16))) ==
         op + "Dv got 64, want == 128 (unsupported)");
+  CHECK(cuda::accepts_mma_backward("tree_attention", kind_of(192, 128, f16, f16)).ok());
+  CHECK(text(cuda::accepts_mma_backward("tree_attention", kind_of(256, 256, f16, f16))) ==
+        op + "D got 256, want <= 192 (unsupported)");
+  CHECK(text(cuda::accepts_mma_backward("tree_attention", kind_of(64, 64, f32, f32))) ==
+        op + "q_dtype got f32, want one of f16 (unsupported)");
   CHECK(text(accepts_simt("tree_attention", kind_of(64, 64, f64, f32))) ==
         op + "arithmetic dtype got f64, want == f32 (unsupported)");
   CHECK(text(accepts_simt("tree_attention", kind_of(257, 64, f32, f32))) ==

@@ -62,7 +62,7 @@ void add_forward(Context* context, const CostModel& cost) {
 void add_backward(Context* context, const CostModel& cost) {
   add_emulated<Kind, AttendGradCall>(
       &context->tree_attention_backward, "cuda:mma-sm80", cost,
-      [](const Kind& p) noexcept { return cuda::accepts_mma("tree_attention_backward", p.kind); },
+      [](const Kind& p) noexcept { return cuda::accepts_mma_backward("tree_attention_backward", p.kind); },
       [](const AttendGradCall& call, std::int32_t, std::int32_t) noexcept {
         return emulate([&] { return cuda::launch_tree_attention_backward_mma(call, emulator()); });
       });

@@ -64,6 +64,14 @@ inline Status accepts_mma(const char* op, const LayerKind& kind) noexcept {
   return refuse_kind(op, "Dv", kind.Dv, "==", kind.D == 192 ? 128 : kind.D);
 }
 
+inline constexpr std::int32_t kMaxMmaGradientDim = 192;  // sums of more dims find no room in a warp's registers
+
+/// The same of the backward.
+inline Status accepts_mma_backward(const char* op, const LayerKind& kind) noexcept {
+  if (Status s = accepts_mma(op, kind)) return s;
+  return kind.D > kMaxMmaGradientDim ? refuse_kind(op, "D", kind.D, "<=", kMaxMmaGradientDim) : Status{};
+}
+
 inline constexpr std::int64_t kMaxMergeParts = 64;  // their places travel with the launch
 inline constexpr std::int32_t kMaxDraftWords = 16;  // of a row: a bit for each of the 1024 threads of a block
 

@@ -53,8 +53,7 @@ Status launch_gradient_dims(const AttendGradParams& p, std::int32_t blocks, Laun
     case 64: return launch_gradients<T, 64, 64>(p, blocks, launch);
     case 96: return launch_gradients<T, 96, 96>(p, blocks, launch);
     case 128: return launch_gradients<T, 128, 128>(p, blocks, launch);
-    case 192: return launch_gradients<T, 192, 128>(p, blocks, launch);
-    default: return launch_gradients<T, 256, 256>(p, blocks, launch);
+    default: return launch_gradients<T, 192, 128>(p, blocks, launch);
   }
 }
 

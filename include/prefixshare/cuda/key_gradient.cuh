@@ -154,7 +154,10 @@ class KeyGradient {
     const std::int32_t group = a_.Hq / a_.Hkv;
     const KeyColumn key[2] = {column(first_key() + lane / 4), column(first_key() + lane / 4 + 8)};
     each_result(first, lane, [&](int b, int c, int row) {
-      const std::int32_t head = work_.kv_head * group + (stage.first_packed + row) % group;
+      if (c == 0)
+        ptx::sync_warp();  // else what is known of all rows is loaded at once, into registers that are not there
+      std::int32_t head = work_.kv_head * group;
+      if (key[c / 2].bias != nullptr) head += (stage.first_packed + row) % group;
       float slope;
       const float p = ptx::exp2(rule.logit(s[b][c], key[c / 2], head, &slope) - stage.lse()[row]);
       s[b][c] = sums_values() ? p : p * (dp[b][c] * key[c / 2].v_scale - stage.row_dot()[row]) * slope;

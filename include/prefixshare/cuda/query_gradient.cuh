@@ -78,12 +78,15 @@ class QueryGradient {
     load_rows();
     load_outputs();
     bool odd = false;
-    while (tiles_.item() >= first_item_ && tiles_.item() < first_item_ + work_.span_count) {
-      meet(tiles_.item(), tiles_.instances());
-      odd = absorb(tiles_.take()) || odd;
+    while (comes()) {
+      const std::int32_t frame = coming_frame();
+      load_queries();
+      do {
+        odd = absorb(tiles_.take()) || odd;
+      } while (comes() && (a_.rope.pairs == 0 || coming_frame() == frame));
+      if (a_.rope.pairs > 0) leave(frame);
     }
     if (ptx::any_block(odd)) return false;
-    if (a_.rope.pairs > 0 && frame_ >= 0) turn(-position(frame_), turn_gain(a_));
     write();
     return true;
   }
@@ -135,22 +138,32 @@ class QueryGradient {
     }
   }
 
-  /// Turns to the frame of the keys that come: queries and sums.
-  PREFIXSHARE_DEVICE void meet(std::int32_t item, std::int32_t instances) {
-    const ImageQuerySpan& span = query_spans_of(a_)[work_.first_span + item - first_item_];
-    const std::int32_t frame = instances + span.offset;
-    if (frame_ >= 0 && (frame == frame_ || a_.rope.pairs == 0)) return;
-    const ImageItem rows = item_of(a_, work_, span);
-    if (frame_ >= 0) turn(position(frame) - position(frame_), 1.0f);
-    frame_ = frame;
-    const QueryRows16<T, D> load(a_, rows, first_row(), instances);
+  /// Whether keys come that the rows meet, and in which frame: the instance of the group's first row there.
+  PREFIXSHARE_DEVICE bool comes() const {
+    const std::int32_t item = tiles_.item() - first_item_;
+    return item >= 0 && item < work_.span_count;
+  }
+  PREFIXSHARE_DEVICE const ImageQuerySpan& span() const {
+    return query_spans_of(a_)[work_.first_span + tiles_.item() - first_item_];
+  }
+  PREFIXSHARE_DEVICE std::int32_t coming_frame() const { return tiles_.instances() + span().offset; }
+  /// Turns the sums from a frame to that of the keys that come, or to the caller's.
+  PREFIXSHARE_DEVICE void leave(std::int32_t frame) {
+    const double from = position(frame);
+    const bool ends = !comes();
+    turn(ends ? -from : position(coming_frame()) - from, ends ? turn_gain(a_) : 1.0f);
+  }
+  /// Queries in the frame of the keys that come.
+  PREFIXSHARE_DEVICE void load_queries() {
+    const ImageItem rows = item_of(a_, work_, span());
+    const QueryRows16<T, D> load(a_, rows, first_row(), tiles_.instances());
     ptx::sync_warp();  // what these rows held has been read
     load.copy(queries());
     if (load.turn()) load.turn_into(queries(), QueryPart::nearest);
   }
   /// Angle position of row lane % 16 in a frame.
   PREFIXSHARE_DEVICE double position(std::int32_t frame) const {
-    const int m = first_row() + ptx::lane() % 16;
+    const int m = ptx::opaque(ptx::thread()) / 32 * 16 + ptx::opaque(ptx::lane()) % 16;
     const std::int32_t packed = work_.first_packed + (m < work_.packed_count ? m : 0);
     return turn_position(a_, instances_of(a_)[frame + packed / (a_.Hq / a_.Hkv)]);
   }
@@ -171,6 +184,7 @@ class QueryGradient {
   }
   PREFIXSHARE_DEVICE void turn_row(float* row, double by, float gain, int lane) const {
     if (by == 0 && gain == 1.0f) return;
+    PREFIXSHARE_ROLL
     for (int i = lane; i < a_.rope.pairs; i += 32) {
       float sine, cosine;
       turn_angle(a_, i, by, gain, &sine, &cosine);

@@ -20,7 +20,7 @@ inline constexpr int kKeyGradientThreads = 256;
 /// A tile of packed rows in shared memory. Of a row that is not there q and dO are zero.
 template <int D, int Dv>
 struct RowStage {
-  static constexpr int kRows = D > 192 ? 32 : 64;
+  static constexpr int kRows = 64;
   static constexpr int kOutputsAt = kRows * Tile<D>::kRowBytes;
   static constexpr int kVisibleAt = kOutputsAt + kRows * Tile<Dv>::kRowBytes;
   static constexpr int kLseAt = kVisibleAt + kRows * 8;
@@ -66,15 +66,13 @@ class RowTiles {
   }
 
  private:
-  // Of the warps that have rows in a tile, 16 each, one half copies queries, the other output gradients. Lane i of both
-  // looks up row i.
-  static constexpr int kWarps = Stage::kRows / 16;
+  // Four warps copy queries, sixteen rows each, the other four output gradients. Lane i of both looks up row i.
+  static_assert(Stage::kRows == 4 * 16);
 
   PREFIXSHARE_DEVICE Stage stage(int i, std::int32_t first_packed) const {
     return {memory_ + i * Stage::kBytes, first_packed};
   }
   static PREFIXSHARE_DEVICE int first_row(int thread) { return thread / 32 % 4 * 16; }
-  static PREFIXSHARE_DEVICE bool has_rows(int thread) { return thread / 32 % 4 < kWarps; }
   static PREFIXSHARE_DEVICE bool has_queries(int thread) { return thread / 32 < 4; }
 
   PREFIXSHARE_DEVICE const ImageKeySpan& span() const {
@@ -101,7 +99,7 @@ class RowTiles {
     const std::int32_t rows = span().tile_rows * group_;
     count_ = rows - packed_ < Stage::kRows ? rows - packed_ : Stage::kRows;
     const int thread = ptx::opaque(ptx::thread());
-    if (has_rows(thread)) find_row(r, first_row(thread) + thread % 16);
+    find_row(r, first_row(thread) + thread % 16);
     packed_ += Stage::kRows;
     if (packed_ >= rows) {
       ++span_;
@@ -134,14 +132,12 @@ class RowTiles {
     coming_packed_ = packed_found_;
     const Stage to = stage(coming_, coming_packed_);
     const int thread = ptx::opaque(ptx::thread()), m = first_row(thread) + thread % 16;
-    if (has_rows(thread)) {
-      if (has_queries(thread)) {
-        if (thread % 32 < 16) to.visible()[m] = visible_;
-        copy_queries(to.queries(), thread);
-      } else {
-        if (thread % 32 < 16) to.lse()[m] = lse_, to.row_dot()[m] = row_dot_;
-        copy(to.outputs(), thread, p_.dout, p_.dout_stride);
-      }
+    if (has_queries(thread)) {
+      if (thread % 32 < 16) to.visible()[m] = visible_;
+      copy_queries(to.queries(), thread);
+    } else {
+      if (thread % 32 < 16) to.lse()[m] = lse_, to.row_dot()[m] = row_dot_;
+      copy(to.outputs(), thread, p_.dout, p_.dout_stride);
     }
     ptx::copy_async_commit();
   }
