@@ -126,6 +126,20 @@ TEST_CASE("device rows: lists on the device are not read, lists of the host are 
   CHECK(stand_in().calls == 6);
 }
 
+TEST_CASE("device rows: one delta for all tokens may be on the host", "[device]") {
+  const Context context = device_context();
+  RowCalls c;
+  const std::int32_t delta = -5;
+  c.shift.deltas = {&delta, 1};
+  c.shift.lists_space = MemorySpace::host;
+  stand_in().elsewhere[&delta] = -1;  // where the device cannot read it
+  require_ok(rope_shift(context, c.shift));
+  CHECK(stand_in().calls == 1);
+  c.shift.lists_space = kDevice;
+  const Status s = rope_shift(context, c.shift);
+  CHECK(to_string(s) == "rope_shift: deltas.device (-1: the host) got -1, want == 0 (invalid_argument)");
+}
+
 TEST_CASE("device rows: lists on a device are refused where the tensors are the host's", "[device]") {
   const Context context = device_context();
   RowCalls c;
