@@ -109,7 +109,7 @@ std::vector<simt::Grid> run(const Append& append, const simt::Options& options =
 template <int Rank>
 testing::Tensor<Rank> in_f64(const testing::Tensor<Rank>& x) {
   typename testing::Tensor<Rank>::Shape shape;
-  std::copy(x.view().shape, x.view().shape + Rank, shape.begin());
+  std::copy_n(x.view().shape, Rank, shape.begin());
   testing::Tensor<Rank> wide(DType::f64, shape);
   const std::vector<double> values = testing::to_doubles(x.view());
   for (std::size_t i = 0; i < values.size(); ++i) wide.set(static_cast<std::int64_t>(i), values[i]);
