@@ -3,10 +3,12 @@
 // Exit codes: 0 done; 1 a check or a call failed; 2 the input or the options are wrong.
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <new>
 
 #include "job.hpp"
 #include "options.hpp"
+#include "page.hpp"
 #include "prefixshare/thread_pool.hpp"
 #include "report.hpp"
 
@@ -19,7 +21,17 @@ int steps_of(const Options& options) {
   return 7 + passes * (1 + options.repeats);
 }
 
+/// Opened before the work: a wrong path is known at once.
+std::ofstream open_page(const std::string& path) {
+  std::ofstream file;
+  if (path.empty()) return file;
+  file.open(path);
+  if (!file) throw InputError(path + ": cannot be written");
+  return file;
+}
+
 int run(const Options& options) {
+  std::ofstream page = open_page(options.html);
   Progress progress(steps_of(options));
   prefixshare::ThreadPool pool(options.threads);
   prefixshare::Context context;
@@ -45,6 +57,8 @@ int run(const Options& options) {
   report.result = run_job(context, options, report.sample.step, &progress);
   progress.clear();
   std::fputs((options.json ? to_json(report) : to_text(report)).c_str(), stdout);
+  if (page.is_open() && !(page << to_html(report)).flush())
+    throw std::runtime_error(options.html + ": cannot be written");
   return report.passes() ? 0 : 1;
 }
 

@@ -66,6 +66,7 @@ void add_run_options(CLI::App& app, CommandLine& line) {
   app.add_option("--repeats", o.repeats, "timed runs, of which the median counts; default: 5");
   app.add_option("--threads", o.threads, "default: all that the machine has");
   app.add_flag("--json", o.json, "print one JSON object");
+  app.add_option("--html", o.html, "also write a page with the forest as a picture to this file");
 }
 
 Model choose_model(const CLI::App& app, const CommandLine& line) {

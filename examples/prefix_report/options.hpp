@@ -47,6 +47,7 @@ struct Options : Source {
   double max_seconds = 60;
   std::int32_t threads = 1;
   bool json = false;
+  std::string html;  ///< file for the page; empty: none
 
   prefixshare::LayerKind layer() const;
 };

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/attention.hpp"
 
-#include <limits>
-
 #include "prefixshare/reference/register.hpp"
 
 namespace prefixshare::testing {
@@ -57,25 +55,6 @@ std::vector<NamedContext> attention_contexts(DType storage) {
   REQUIRE(contexts.size() >= 2);
   return contexts;
 }
-
-namespace {
-
-/// A bias of -inf hides a key as well as a mask does: from a head, or from all of them.
-void hide_with_bias(Problem* p) {
-  Random random(p->options.seed);
-  const std::int32_t heads = p->options.kind.Hq;
-  for (Problem::Pool& pool : p->pools) {
-    for (std::size_t token = 0; token < pool.named.size(); ++token) {
-      const bool whole = random.chance(0.1);
-      for (std::int32_t h = 0; h < heads; ++h) {
-        if (!pool.named[token] || !(whole || random.chance(0.1))) continue;
-        pool.bias.set(static_cast<std::int64_t>(token) * heads + h, -std::numeric_limits<double>::infinity());
-      }
-    }
-  }
-}
-
-}  // namespace
 
 void run_problem(const std::vector<NamedContext>& contexts, const PlanOptions& plan_options, Problem* p) {
   const LayerKind& kind = p->options.kind;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of attention share: a context per implementation, runs in parts, pairwise matrices.
+// What the tests of attention share: a context per implementation, runs in parts.
 #pragma once
 
 #include <array>
@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "prefixshare/context.hpp"
-#include "prefixshare/testing/attention_matrix.hpp"
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
 #include "prefixshare/testing/problem.hpp"
+#include "support/cases.hpp"
 #include "support/catch.hpp"
 
 namespace prefixshare::testing {
@@ -27,15 +27,6 @@ extern template Answer answer_backward(const RectangleInput&, const LayerKind&, 
 }  // namespace prefixshare::testing
 
 namespace prefixshare::tests {
-
-using ForwardCase = prefixshare::testing::AttentionCase;
-using prefixshare::testing::draft_tree;
-using prefixshare::testing::eager_cost;
-using prefixshare::testing::pairwise;
-using prefixshare::testing::Problem;
-using prefixshare::testing::ProblemOptions;
-using prefixshare::testing::Random;
-using prefixshare::testing::Topology;
 
 /// REQUIREs that a call went well, and shows why it did not.
 inline void require_ok(const Status& status) {

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "prefixshare/plan.hpp"
+#include "prefixshare/testing/pairwise.hpp"
 #include "prefixshare/testing/problem.hpp"
 
 namespace prefixshare {
@@ -50,46 +52,19 @@ inline Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* ra
   return t;
 }
 
-/// Rows of level indices such that every pair of levels of any two factors occurs: greedy, deterministic.
-inline std::vector<std::vector<std::int32_t>> pairwise(const std::vector<std::int32_t>& levels,
-                                                       std::uint64_t seed = 1) {
-  const std::size_t n = levels.size();
-  std::vector<std::vector<char>> open(n * n);
-  std::int64_t left = 0;
-  for (std::size_t a = 0; a < n; ++a) {
-    for (std::size_t b = a + 1; b < n; ++b) {
-      open[a * n + b].assign(static_cast<std::size_t>(levels[a] * levels[b]), 1);
-      left += levels[a] * levels[b];
-    }
-  }
-  const auto covers = [&](const std::vector<std::int32_t>& row, bool close) {
-    std::int64_t count = 0;
-    for (std::size_t a = 0; a < n; ++a) {
-      for (std::size_t b = a + 1; b < n; ++b) {
-        char& pair = open[a * n + b][static_cast<std::size_t>(row[a] * levels[b] + row[b])];
-        count += pair;
-        if (close) pair = 0;
+/// A bias of -inf hides a key as well as a mask does: from a head, or from all of them.
+inline void hide_with_bias(Problem* p) {
+  Random random(p->options.seed);
+  const std::int32_t heads = p->options.kind.Hq;
+  for (Problem::Pool& pool : p->pools) {
+    for (std::size_t token = 0; token < pool.named.size(); ++token) {
+      const bool whole = random.chance(0.1);
+      for (std::int32_t h = 0; h < heads; ++h) {
+        if (!pool.named[token] || !(whole || random.chance(0.1))) continue;
+        pool.bias.set(static_cast<std::int64_t>(token) * heads + h, -std::numeric_limits<double>::infinity());
       }
     }
-    return count;
-  };
-  Random random(seed);
-  std::vector<std::vector<std::int32_t>> rows;
-  while (left > 0) {
-    std::vector<std::int32_t> best;
-    std::int64_t most = 0;
-    while (most == 0) {
-      for (int candidate = 0; candidate < 60; ++candidate) {
-        std::vector<std::int32_t> row;
-        for (std::int32_t count : levels) row.push_back(random.between(0, count - 1));
-        const std::int64_t count = covers(row, false);
-        if (count > most) most = count, best = row;
-      }
-    }
-    left -= covers(best, true);
-    rows.push_back(best);
   }
-  return rows;
 }
 
 /// Kernels have ways of their own for few packed rows (rows of a tile x heads of a group) and for many.

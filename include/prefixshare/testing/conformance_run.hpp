@@ -151,6 +151,7 @@ class Conformance {
     options.backward = report_.backward && !options.alias_segments;
     why_ = make_problem(c.topology, options, &p);
     if (!why_.ok()) return Outcome::declined;
+    if (options.bias) hide_with_bias(&p);
     Plan plan;
     if (!make_plan_of(c, options.backward, p.forest, &plan)) return Outcome::declined;
     const std::uint64_t inputs = p.input_hash();
@@ -177,6 +178,7 @@ class Conformance {
       const auto* entry = prefixshare::detail::find(planning.tree_attention, report_.implementation.c_str());
       cost.row_step = entry->cost.row_step;
       cost.few_rows = entry->cost.few_rows;
+      cost.by_head = entry->cost.by_head;
       why_ = set_cost(&planning, report_.implementation.c_str(), cost);
       if (!why_.ok()) return false;
     }
