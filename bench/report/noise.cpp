@@ -8,11 +8,11 @@ namespace prefixshare::report {
 
 namespace {
 
-constexpr double kBetweenRuns = 0.015;    // standard deviation that runs of one binary have: pages, clocks, neighbours
-constexpr double kUnknownSpread = 0.03;   // standard error of a time that says nothing of its calls
-constexpr double kIndependentCalls = 50;  // at most: calls that follow each other meet the same disturbance
-constexpr double kDeviations = 3;         // of the difference: what is beyond is no noise
-constexpr double kMostStolen = 0.95;      // of a core
+constexpr double kBetweenRuns = 0.015;     // standard deviation that runs of one binary have: pages, clocks, neighbours
+constexpr double kUnknownSpread = 0.03;    // standard error of a time that says nothing of its calls
+constexpr double kIndependentCalls = 100;  // at most: calls that follow each other meet the same disturbance
+constexpr double kDeviations = 3;          // of the difference: what is beyond is no noise
+constexpr double kMostStolen = 0.95;       // of a core
 
 constexpr double kQuartilesToDeviation = 1 / 1.349;  // of a normal distribution
 constexpr double kMedianToMean = 1.2533;             // standard error of the one over that of the other
