@@ -56,9 +56,8 @@ std::string folded_table(const std::string& title, const std::vector<Column>& co
 
 std::string section(const std::string& id, const std::string& title, const std::string& introduction,
                     const std::string& body) {
-  return element("section", element("h3", escape(title)) + "\n" + element("p", introduction) + "\n" + body,
-                 "id=\"" + escape(id) + "\"") +
-         "\n";
+  const std::string paragraph = introduction.empty() ? "" : element("p", introduction) + "\n";
+  return element("section", element("h3", escape(title)) + "\n" + paragraph + body, "id=\"" + escape(id) + "\"") + "\n";
 }
 
 std::string missing(const std::string& text) { return element("p", escape(text), "class=\"missing\"") + "\n"; }

@@ -24,7 +24,7 @@ std::string html_table(const std::vector<Column>& columns, const std::vector<Row
 /// The same behind a line that opens it; open at once where it is short.
 std::string folded_table(const std::string& title, const std::vector<Column>& columns, const std::vector<Row>& rows);
 
-/// A heading, an introduction (markup), and the rest.
+/// A heading, an introduction (markup; empty: none), and the rest.
 std::string section(const std::string& id, const std::string& title, const std::string& introduction,
                     const std::string& body);
 /// The line where a plot would be, had the files its cases.

@@ -144,24 +144,23 @@ std::string map_table(const std::vector<Map>& maps) {
 }  // namespace
 
 std::string crossover_section(const Machine& machine) {
+  const std::string id = machine.id + "-crossover", title = "Where sharing starts to pay";
   const std::vector<Map> maps = maps_of(machine);
-  std::string body;
   if (maps.empty()) {
-    body =
-        missing("Crossover: needs a grid of cases that differ in prefix:N and batch:N, such as grid/prefix:N/batch:N.");
-  } else {
-    std::vector<std::string> drawings;
-    for (const Map& map : maps) {
-      if (drawings.size() < kMostMaps) drawings.push_back(draw_map(map));
-    }
-    body = panels(drawings) + map_table(maps);
+    return section(
+        id, title, "",
+        missing("Needs a grid of cases that differ in prefix:N and batch:N, such as grid/prefix:N/batch:N."));
+  }
+  std::vector<std::string> drawings;
+  for (const Map& map : maps) {
+    if (drawings.size() < kMostMaps) drawings.push_back(draw_map(map));
   }
   return section(
-      machine.id + "-crossover", "Where sharing starts to pay",
-      "Speed-up by sharing. Blue gains, orange loses, plain is level; the line separates cells that gain more "
-      "than 3 % from the others. The sign = stands where the planner chose not to share, so that both ways are "
-      "one; * where others used the machine.",
-      body);
+      id, title,
+      "Speed-up by sharing. Blue gains, orange loses, plain is level; the line separates cells that gain more than 3 % "
+      "from the others. The sign = stands where the planner chose not to share, so that both ways are one; * where "
+      "others used the machine.",
+      panels(drawings) + map_table(maps));
 }
 
 }  // namespace prefixshare::report

@@ -80,13 +80,14 @@ std::vector<std::string> common_parts(const Family& family) {
 std::vector<Family> panels_of(const Family& family) {
   const std::vector<std::string> common = common_parts(family);
   const auto is_common = [&](const std::string& part) { return std::count(common.begin(), common.end(), part) > 0; };
-  const std::string heading = family.name == kNumbered || common.empty() ? family.name : join(common, '/');
+  std::string heading = common.empty() ? family.name : join(common, '/');
+  if (family.name == kNumbered && !common.empty()) heading = family.name + ", " + heading;
   std::vector<Family> list;
   for (std::size_t i = 0; i < family.groups.size(); ++i) {
     if (i % kMostGroups == 0) list.push_back({heading, {}});
     Group group = family.groups[i];
     std::vector<std::string> parts = split(group.title, '/');
-    if (family.name != kNumbered) parts.erase(std::remove_if(parts.begin(), parts.end(), is_common), parts.end());
+    parts.erase(std::remove_if(parts.begin(), parts.end(), is_common), parts.end());
     if (!parts.empty()) group.title = join(parts, ' ');
     list.back().groups.push_back(std::move(group));
   }
@@ -152,6 +153,7 @@ std::string floor_table(const Machine& machine) {
 }  // namespace
 
 std::string floor_section(const Machine& machine) {
+  const std::string id = machine.id + "-floor", title = "Fraction of the floor";
   std::vector<std::string> drawings;
   std::vector<Entry> shown;
   for (const Family& whole : families(machine)) {
@@ -160,15 +162,14 @@ std::string floor_section(const Machine& machine) {
       for (const Bar& b : g.bars) shown.push_back(b.entry);
     }
   }
-  const std::string body =
-      drawings.empty() ? missing("Fraction of the floor: needs cases with the counter floor_ms, such as C1 to C6.")
-                       : legend(machine, shown) + panels(drawings) + floor_table(machine);
-  return section(
-      machine.id + "-floor", "Fraction of the floor",
-      "No call with the plan's work is faster than its floor, given the ceilings of the run. Above 100 % the "
-      "machine was faster when the case ran than when the ceiling was measured. Drawn for " +
-          plural(static_cast<std::size_t>(machine.team), "thread") + "; the table has the rest.",
-      body);
+  if (drawings.empty())
+    return section(id, title, "", missing("Needs cases with the counter floor_ms, such as C1 to C6."));
+  return section(id, title,
+                 "No call with the plan's work is faster than its floor, given the ceilings of the run. Above 100 % "
+                 "the machine was "
+                 "faster when the case ran than when the ceiling was measured. Drawn for " +
+                     plural(static_cast<std::size_t>(machine.team), "thread") + "; the table has the rest.",
+                 legend(machine, shown) + panels(drawings) + floor_table(machine));
 }
 
 }  // namespace prefixshare::report

@@ -124,20 +124,17 @@ std::string history_table(const std::vector<const Run*>& runs, const std::vector
 }  // namespace
 
 std::string history_section(const Machine& machine) {
+  const std::string id = machine.id + "-history", title = "History";
   const std::vector<const Run*> runs = own_runs(machine);
   const std::vector<History> list = histories(runs);
-  std::string body;
-  if (list.empty()) {
-    body = missing("History: needs two files of this machine that have a case in common.");
-  } else {
-    const std::string drawing = draw_history(runs, choose(machine, list));
-    body = (drawing.empty() ? "" : panels({drawing})) + history_table(runs, list);
-  }
-  return section(machine.id + "-history", "History",
+  if (list.empty())
+    return section(id, title, "", missing("Needs two files of this machine that have a case in common."));
+  const std::string drawing = draw_history(runs, choose(machine, list));
+  return section(id, title,
                  "Times of one case over the commits of the files, oldest first, over the first one's: of the numbered "
                  "cases, fastest implementation, whole team, those that changed most. Bars are the quartiles of the "
                  "calls. Runs of different days are not one run: ./run compare says what is beyond noise.",
-                 body);
+                 (drawing.empty() ? "" : panels({drawing})) + history_table(runs, list));
 }
 
 }  // namespace prefixshare::report

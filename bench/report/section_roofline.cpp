@@ -154,6 +154,7 @@ Row row_of(const Dot& d) {
 }  // namespace
 
 std::string roofline_section(const Machine& machine) {
+  const std::string id = machine.id + "-roofline", title = "Roofline";
   std::set<std::int32_t> teams;
   for (const Problem& p : machine.problems) teams.insert(p.threads);
   std::vector<std::string> drawings;
@@ -165,18 +166,15 @@ std::string roofline_section(const Machine& machine) {
     drawings.push_back(draw_roofline(dots, ceilings_of(machine, threads), threads));
     for (const Dot& d : dots) shown.push_back(d.entry), rows.push_back(row_of(d));
   }
-  const std::string body =
-      drawings.empty()
-          ? missing("Roofline: needs cases with both counters FLOP/s and B/s, such as C1 to C5.")
-          : legend(machine, shown) + panels(drawings) +
-                folded_table(
-                    "Roofline",
-                    {{"case", false}, {"FLOPs per byte", true}, {"GFLOP/s", true}, {"GB/s", true}, {"floor", false}},
-                    rows);
-  return section(machine.id + "-roofline", "Roofline",
+  if (drawings.empty()) {
+    return section(id, title, "", missing("Needs cases with both counters FLOP/s and B/s, such as C1 to C5."));
+  }
+  const std::vector<Column> columns = {
+      {"case", false}, {"FLOPs per byte", true}, {"GFLOP/s", true}, {"GB/s", true}, {"floor", false}};
+  return section(id, title,
                  "Arithmetic against the bytes that the plan moves; both are counts over the time, not estimates. The "
                  "roofs are the ceilings that the same run measured on the same threads.",
-                 body);
+                 legend(machine, shown) + panels(drawings) + folded_table("Roofline", columns, rows));
 }
 
 }  // namespace prefixshare::report

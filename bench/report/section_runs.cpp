@@ -40,12 +40,12 @@ std::size_t disturbed(const std::vector<Entry>& entries) {
       std::count_if(entries.begin(), entries.end(), [](const Entry& e) { return e.c->busy() > 0; }));
 }
 
-/// Wins and losses of sharing, counted alike; within 3 % of each other the two ways are level.
+/// Wins and losses of sharing in undisturbed cases, counted alike; within 3 % of each other the two ways are level.
 std::string verdict(const Machine& machine) {
   std::size_t wins = 0, losses = 0, level = 0;
   for (const Entry& e : machine.entries) {
     const auto ratio = e.c->counter("vs_unshared");
-    if (!ratio || e.run->is_peer()) continue;
+    if (!ratio || e.run->is_peer() || e.c->busy() > 0) continue;
     ++(*ratio > 1.03 ? wins : *ratio < 1 / 1.03 ? losses : level);
   }
   if (wins + losses + level == 0) return "";

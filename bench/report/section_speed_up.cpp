@@ -12,6 +12,11 @@ namespace prefixshare::report {
 
 namespace {
 
+constexpr const char* kIntroduction =
+    "The time of an implementation without sharing over its time with the plan that the planner made; below 1 sharing "
+    "loses. A peer is set against the fastest of ours without sharing, and so is the bound, which is what the floor of "
+    "the "
+    "shared work allows.";
 constexpr std::size_t kFewestPoints = 3;  // of a curve
 constexpr std::size_t kMostPanels = 3;    // of one length
 
@@ -90,21 +95,39 @@ std::vector<Line> lines_of(const Machine& machine, const Sweep& sweep) {
   return lines;
 }
 
-void add_rows(const Machine& machine, const std::vector<Sweep>& list, std::set<const Problem*>* seen,
-              std::vector<Row>* rows) {
-  for (const Sweep& sweep : list) {
-    for (const auto& [length, problem] : sweep.problems) {
-      if (!seen->insert(problem).second) continue;
-      for (const Entry& e : problem->entries) {
-        const auto unshared = e.c->counter("unshared_ms");
-        const double base = unshared ? 1e-3 * *unshared : problem->unshared_seconds;
-        const double floor = problem->floor_seconds;
-        rows->push_back({problem->title, machine.series[e.series], ms_text(base), ms_text(e.c->seconds()),
-                         ratio_text(speed_up(*problem, e)), floor > 0 ? ratio_text(base / floor) : "",
-                         e.c->busy() > 0 ? fixed(e.c->busy(), 2) : ""});
+Row row_of(const Machine& machine, const Problem& problem, const Entry& e) {
+  const auto unshared = e.c->counter("unshared_ms");
+  const double base = unshared ? 1e-3 * *unshared : problem.unshared_seconds;
+  return {problem.title,
+          machine.series[e.series],
+          ms_text(base),
+          ms_text(e.c->seconds()),
+          ratio_text(speed_up(problem, e)),
+          problem.floor_seconds > 0 ? ratio_text(base / problem.floor_seconds) : "",
+          e.c->busy() > 0 ? fixed(e.c->busy(), 2) : ""};
+}
+
+/// Every problem of the sweeps once.
+std::string speed_up_table(const Machine& machine, const std::vector<Sweep>& prefix, const std::vector<Sweep>& batch) {
+  std::vector<Row> rows;
+  std::set<const Problem*> seen;
+  for (const std::vector<Sweep>* list : {&prefix, &batch}) {
+    for (const Sweep& sweep : *list) {
+      for (const auto& [length, problem] : sweep.problems) {
+        if (!seen.insert(problem).second) continue;
+        for (const Entry& e : problem->entries) rows.push_back(row_of(machine, *problem, e));
       }
     }
   }
+  return folded_table("Speed-up",
+                      {{"problem", false},
+                       {"implementation", false},
+                       {"unshared, ms", true},
+                       {"ms", true},
+                       {"speed-up", true},
+                       {"bound", true},
+                       {"busy cores", true}},
+                      rows);
 }
 
 void add_panels(const Machine& machine, const std::vector<Sweep>& list, const std::string& title,
@@ -121,33 +144,15 @@ void add_panels(const Machine& machine, const std::vector<Sweep>& list, const st
 std::string speed_up_section(const Machine& machine) {
   const std::vector<Sweep> prefix = sweeps(machine, "prefix"), batch = sweeps(machine, "batch");
   std::vector<std::string> drawings;
-  std::vector<Row> rows;
-  std::set<const Problem*> seen;
-  if (!prefix.empty()) add_panels(machine, choose(prefix), "shared tokens", &drawings);
-  if (!batch.empty()) add_panels(machine, choose(batch), "sequences", &drawings);
-  add_rows(machine, prefix, &seen, &rows);
-  add_rows(machine, batch, &seen, &rows);
+  add_panels(machine, choose(prefix), "shared tokens", &drawings);
+  add_panels(machine, choose(batch), "sequences", &drawings);
   std::string body = drawings.empty() ? "" : panels(drawings);
-  if (prefix.empty())
+  if (prefix.empty()) {
     body += missing("Against prefix length: needs three cases that differ in prefix:N, such as sweep/prefix:N.");
-  if (batch.empty()) body += missing("Against batch: needs three cases that differ in batch:N, such as sweep/batch:N.");
-  if (!rows.empty()) {
-    body += folded_table("Speed-up",
-                         {{"problem", false},
-                          {"implementation", false},
-                          {"unshared, ms", true},
-                          {"ms", true},
-                          {"speed-up", true},
-                          {"bound", true},
-                          {"busy cores", true}},
-                         rows);
   }
-  return section(
-      machine.id + "-speed-up", "Speed-up by sharing",
-      "The time of an implementation without sharing over its time with the plan that the planner made; below 1 "
-      "sharing loses. A peer is set against the fastest of ours without sharing, and so is the bound, which "
-      "is what the floor of the shared work allows.",
-      body);
+  if (batch.empty()) body += missing("Against batch: needs three cases that differ in batch:N, such as sweep/batch:N.");
+  if (!drawings.empty()) body += speed_up_table(machine, prefix, batch);
+  return section(machine.id + "-speed-up", "Speed-up by sharing", drawings.empty() ? "" : kIntroduction, body);
 }
 
 }  // namespace prefixshare::report

@@ -108,20 +108,16 @@ std::string ways_legend() {
 }  // namespace
 
 std::string trees_section(const Machine& machine) {
+  const std::string id = machine.id + "-trees", title = "Trees: what the planner decides";
   const std::vector<Panel> list = panels_of(machine);
-  std::string body;
-  if (list.empty()) {
-    body = missing("Trees: needs the cases assignment/TREE.");
-  } else {
-    std::vector<std::string> drawings;
-    for (const Panel& panel : list) drawings.push_back(draw_panel(panel));
-    body = ways_legend() + panels(drawings) + ways_table(list);
-  }
-  return section(
-      machine.id + "-trees", "Trees: what the planner decides",
-      "Every node of a tree is read once for all rows below it, or again for each child. The planner chooses "
-      "by its cost model; the time of its plan stands against that of sharing every node and of sharing none.",
-      body);
+  if (list.empty()) return section(id, title, "", missing("Needs the cases assignment/TREE."));
+  std::vector<std::string> drawings;
+  for (const Panel& panel : list) drawings.push_back(draw_panel(panel));
+  return section(id, title,
+                 "Every node of a tree is read once for all rows below it, or again for each child. The planner "
+                 "chooses by its cost "
+                 "model; the time of its plan stands against that of sharing every node and of sharing none.",
+                 ways_legend() + panels(drawings) + ways_table(list));
 }
 
 }  // namespace prefixshare::report

@@ -232,10 +232,9 @@ TEST_CASE("report: what a file says is text, never markup", "[bench]") {
 TEST_CASE("report: a plot without its cases says which it needs", "[bench]") {
   const std::string page = page_of({results({quiet("rope_apply/cpu:avx2/f32/tokens:1024/threads:1", 1)})});
   CHECK(XmlChecker::check(page.substr(16)) == "");
-  for (const char* line :
-       {"Roofline: needs cases", "Against prefix length: needs three cases", "Against batch: needs three cases",
-        "Fraction of the floor: needs cases", "Crossover: needs a grid", "Trees: needs the cases",
-        "History: needs two files", "Ceilings: needs a file"}) {
+  for (const char* line : {"Needs cases with both counters", "Against prefix length: needs three cases",
+                           "Against batch: needs three cases", "Needs cases with the counter floor_ms", "Needs a grid",
+                           "Needs the cases assignment", "Needs two files", "Ceilings: needs a file"}) {
     INFO(line);
     CHECK(page.find(line) != std::string::npos);
   }
