@@ -27,6 +27,12 @@ bool is_dtype(const std::string& part) {
                      [](const std::string& type) { return std::count(names.begin(), names.end(), type) > 0; });
 }
 
+/// N of "threads:N"; 0 if the part is none, or N is no number of threads.
+std::int32_t threads_in(const std::string& part) {
+  const double threads = label_value(part, "threads").value_or(0);
+  return threads >= 1 && threads <= 1e6 ? static_cast<std::int32_t>(threads) : 0;
+}
+
 /// An implementation of this project, wherever it stands.
 bool is_implementation(const std::string& part) {
   return starts_with(part, "cpu:") || starts_with(part, "cuda:") || starts_with(part, "reference:");
@@ -69,8 +75,8 @@ CaseName parse_case_name(const std::string& name) {
   for (const std::string& part : split(name, '/')) {
     if (is_appended(part)) continue;
     whole.push_back(part);
-    if (starts_with(part, "threads:") && std::atoi(part.c_str() + 8) > 0) {
-      result.threads = std::atoi(part.c_str() + 8);
+    if (threads_in(part) > 0) {
+      result.threads = threads_in(part);
     } else if (is_dtype(part) && result.dtype.empty()) {
       result.dtype = part;
     } else if (result.implementation.empty() && (is_implementation(part) || result.threads > 0)) {
@@ -90,7 +96,7 @@ std::optional<double> label_value(const std::string& workload, const std::string
     const char* text = part.c_str() + key.size() + 1;
     char* end = nullptr;
     const double value = std::strtod(text, &end);
-    if (end != text && *end == '\0' && std::isfinite(value)) return value;
+    if (end != text && *end == '\0' && std::abs(value) <= 1e30) return value;
   }
   return std::nullopt;
 }

@@ -64,6 +64,12 @@ class CaseComplaints {
   std::vector<std::string> order_;
 };
 
+/// Whether a value can have been measured: quotients of what is far beyond would not be finite.
+bool is_measurable(double value) {
+  const double size = std::abs(value);
+  return size == 0 || (size >= 1e-30 && size <= 1e30);
+}
+
 /// A text; empty where there is none.
 std::string text_of(const Json& object, const char* key) {
   const auto found = object.find(key);
@@ -94,8 +100,8 @@ void read_ceilings(const Json& context, Run* run) {
     const std::vector<std::string> parts = split(key, '/');
     if (parts.size() != 3 || parts[0] != "ceilings" || !value.is_string()) continue;
     const double rate = std::strtod(value.get<std::string>().c_str(), nullptr);
-    const auto threads = static_cast<std::int32_t>(label_value(parts[1], "threads").value_or(0));
-    if (threads > 0 && rate > 0 && std::isfinite(rate)) run->ceilings[threads][parts[2]] = rate;
+    const std::int32_t threads = parse_case_name(parts[1]).threads;
+    if (threads > 0 && rate > 0 && is_measurable(rate)) run->ceilings[threads][parts[2]] = rate;
   }
 }
 
@@ -144,17 +150,17 @@ Repeat read_repeat(const Json& entry, const std::string& name, CaseComplaints* c
   const auto time = entry.find("real_time");
   const double seconds = time != entry.end() && time->is_number() ? time->get<double>() : 0;
   repeat.seconds = seconds * unit_seconds(text_of(entry, "time_unit"));
-  if (!(repeat.seconds > 0) || !std::isfinite(repeat.seconds)) {
+  if (!(repeat.seconds > 0) || !is_measurable(repeat.seconds)) {
     complaints->add(name, "real_time with its time_unit is no time, the case is left out");
     repeat.seconds = 0;
     return repeat;
   }
   for (const auto& [key, value] : entry.items()) {
     if (is_own_key(key)) continue;
-    if (value.is_number() && std::isfinite(value.get<double>())) {
+    if (value.is_number() && is_measurable(value.get<double>())) {
       repeat.counters[key] = value.get<double>();
     } else if (is_known_counter(key)) {
-      complaints->add(name, key + " is no finite number, it is left out");
+      complaints->add(name, key + " is no number that can be measured, it is left out");
     }
   }
   return repeat;

@@ -35,10 +35,8 @@ std::vector<Panel> panels_of(const Machine& machine) {
                                       [&](const char* way) { return e.c->counter(way).value_or(0) > 0; });
     if (!complete) continue;
     const auto Hq = label_value(e.c->name.workload, "Hq"), Hkv = label_value(e.c->name.workload, "Hkv");
-    const std::string title =
-        (Hq && Hkv ? short_text(*Hq) + " query heads, " + plural(static_cast<std::size_t>(*Hkv), "KV head") + ", "
-                   : "") +
-        plural(static_cast<std::size_t>(e.c->name.threads), "thread");
+    const std::string title = (Hq && Hkv ? short_text(*Hq) + " / " + short_text(*Hkv) + " heads, " : "") +
+                              plural(static_cast<std::size_t>(e.c->name.threads), "thread");
     auto found = std::find_if(list.begin(), list.end(), [&](const Panel& p) { return p.title == title; });
     if (found == list.end()) found = list.insert(list.end(), {title, {}});
     found->trees.push_back(e);
