@@ -44,24 +44,24 @@ std::string cases_section(const Machine& machine) {
     }
   }
   if (!failed.empty()) failed = element("h4", "Failed") + "\n" + element("ul", failed) + "\n";
-  return section(
-      machine.id + "-cases", "All cases",
-      "The time is the median of the calls, beside it their 25th and 75th percentile. Every case was checked "
-      "before it was timed; the error is in the measure of the check.",
-      folded_table("All cases",
-                   {{"case", false},
-                    {"peer", false},
-                    {"ms", true},
-                    {"25 %", true},
-                    {"75 %", true},
-                    {"calls", true},
-                    {"of floor", true},
-                    {"x unshared", true},
-                    {"error", true},
-                    {"busy cores", true},
-                    {"label", false}},
-                   rows) +
-          failed);
+  return section(machine.id + "-cases", "All cases",
+                 "The time is the median of the calls, beside it their 25th and 75th percentile. Cases of ours were "
+                 "checked before they "
+                 "were timed; the error is in the measure of the check.",
+                 folded_table("All cases",
+                              {{"case", false},
+                               {"peer", false},
+                               {"ms", true},
+                               {"25 %", true},
+                               {"75 %", true},
+                               {"calls", true},
+                               {"of floor", true},
+                               {"x unshared", true},
+                               {"error", true},
+                               {"busy cores", true},
+                               {"label", false}},
+                              rows) +
+                     failed);
 }
 
 }  // namespace prefixshare::report

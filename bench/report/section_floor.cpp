@@ -12,6 +12,7 @@ namespace prefixshare::report {
 namespace {
 
 constexpr const char* kNumbered = "numbered cases";
+constexpr const char* kOthers = "other cases";
 constexpr std::size_t kMostGroups = 14;  // of a panel
 constexpr double kBar = 9;               // height of a bar
 constexpr double kGroupGap = 9;          // between problems
@@ -40,10 +41,19 @@ struct Family {
 /// A family of workloads has panels of its own: the numbered cases, or what a name begins with.
 std::string family_of(const Problem& problem) {
   if (problem.entries.front().c->name.is_numbered()) return kNumbered;
-  const std::vector<std::string> parts = split(problem.workload, '/');
-  std::string family = split(parts[0], ':')[0];
-  if (family == "sweep" && parts.size() > 1) family += "/" + split(parts[1], ':')[0];
-  return family;
+  return split(split(problem.workload, '/')[0], ':')[0];
+}
+
+/// Families that are too small for a panel share one.
+std::vector<Family> join_small(std::vector<Family> list) {
+  const auto first_small =
+      std::stable_partition(list.begin(), list.end(), [](const Family& f) { return f.groups.size() > 2; });
+  Family others{kOthers, {}};
+  for (auto f = first_small; f != list.end(); ++f)
+    others.groups.insert(others.groups.end(), f->groups.begin(), f->groups.end());
+  list.erase(first_small, list.end());
+  if (!others.groups.empty()) list.push_back(std::move(others));
+  return list;
 }
 
 std::vector<Family> families(const Machine& machine) {
@@ -62,7 +72,7 @@ std::vector<Family> families(const Machine& machine) {
     if (found == list.end()) found = list.insert(list.end(), {family, {}});
     found->groups.push_back(std::move(group));
   }
-  return list;
+  return join_small(std::move(list));
 }
 
 /// The parts of its name that every problem of the family has.
@@ -81,7 +91,7 @@ std::vector<Family> panels_of(const Family& family) {
   const std::vector<std::string> common = common_parts(family);
   const auto is_common = [&](const std::string& part) { return std::count(common.begin(), common.end(), part) > 0; };
   std::string heading = common.empty() ? family.name : join(common, '/');
-  if (family.name == kNumbered && !common.empty()) heading = family.name + ", " + heading;
+  if ((family.name == kNumbered || family.name == kOthers) && !common.empty()) heading = family.name + ", " + heading;
   std::vector<Family> list;
   for (std::size_t i = 0; i < family.groups.size(); ++i) {
     if (i % kMostGroups == 0) list.push_back({heading, {}});

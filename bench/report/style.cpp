@@ -56,7 +56,7 @@ svg text { font: 11px system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sa
   font-variant-numeric: tabular-nums; }
 svg .heading { font-size: 12.5px; font-weight: 600; }
 svg .axis, svg .muted { fill: var(--muted); }
-svg .small { font-size: 9.5px; }
+svg .small { font-size: 9.5px; paint-order: stroke; stroke: var(--paper); stroke-width: 2.5px; stroke-linejoin: round; }
 svg .number { font-size: 11.5px; }
 svg line { stroke-width: 1; }
 svg .grid { stroke: var(--grid); }
