@@ -19,6 +19,7 @@ void register_all(Session* session) {
   register_shared_prefix_attention(session);
   register_merge_states(session);
   register_rope(session);
+  register_rope_rebase(session);
   register_kv_append(session);
   register_pack_segment(session);
   register_plan(session);
@@ -54,6 +55,7 @@ int run(const Options& options) {
   initialize(options.rest);
   Session session(options);
   register_all(&session);
+  if (const std::string idle = session.idle_kernels(); !idle.empty()) std::cerr << idle << '\n';
   if (!only_lists(options)) add_context_keys(&session);
   if (benchmark::RunSpecifiedBenchmarks() == 0) return 2;  // which it has said: the filter matches nothing
   const std::string left_out = session.left_out();

@@ -11,6 +11,8 @@ const char* const kHelp =
   --list              the workloads, and files of real input that are missing; --list --json: with all their numbers
   --workload=REGEX    instead of the suite: these workloads (or the one of this name) on every operator that they fit
   --scale=N           their lengths divided by N
+  --type=TYPE         in f32, f16, bf16 or f64 instead of their own types
+  --kernel=FILE       also the kernels of this shared library, which has a PREFIXSHARE_KERNEL_MODULE
   --quick             a part of the suite, at an eighth of the lengths, without waiting for an idle machine
   --threads=N         threads of the larger team; default: all cores
   --benchmark_filter=REGEX, --benchmark_list_tests, --benchmark_repetitions=N, --benchmark_out=FILE (JSON) and others:
@@ -40,6 +42,7 @@ class Parser {
     for (at_ = 1; at_ < arguments_.size(); ++at_) read(arguments_[at_]);
     if (options_.json && !options_.list) throw OptionError("--json goes with --list; results: --benchmark_out=FILE");
     if (scaled_ && options_.workload.empty()) throw OptionError("--scale goes with --workload");
+    if (!options_.type.empty() && options_.workload.empty()) throw OptionError("--type goes with --workload");
     return options_;
   }
 
@@ -51,8 +54,12 @@ class Parser {
       if (equal != std::string::npos) throw OptionError(name + " takes no value");
       *flag = true;
     } else if (name == "--workload") {
-      options_.workload = value(name, equal);
-      if (options_.workload.empty()) throw OptionError(name + " needs a name or a regular expression");
+      options_.workload = text(name, equal, "a name or a regular expression");
+    } else if (name == "--type") {
+      options_.type = text(name, equal, "a type");
+      dtype_of(options_.type);
+    } else if (name == "--kernel") {
+      options_.kernels.push_back(text(name, equal, "a file"));
     } else if (name == "--threads") {
       options_.threads = number(name, value(name, equal));
     } else if (name == "--scale") {
@@ -78,6 +85,13 @@ class Parser {
     return arguments_[++at_];
   }
 
+  /// The same, which must be something.
+  std::string text(const std::string& name, std::size_t equal, const char* what) {
+    std::string said = value(name, equal);
+    if (said.empty()) throw OptionError(name + " needs " + what);
+    return said;
+  }
+
   const std::vector<char*>& arguments_;
   Options options_;
   std::size_t at_ = 0;
@@ -85,6 +99,13 @@ class Parser {
 };
 
 }  // namespace
+
+DType dtype_of(const std::string& name) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f64}) {
+    if (name == to_string(dtype)) return dtype;
+  }
+  throw OptionError("--type: '" + name + "' is none of f32, f16, bf16, f64");
+}
 
 Options parse_options(const std::vector<char*>& arguments) { return Parser(arguments).run(); }
 

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/session.hpp"
 
+#include "support/kernel_module.hpp"
+
 namespace prefixshare::bench {
 
 Session::Session(const Options& given) : options(given), pool(given.threads) {
   throw_if_error(create_context(&context));
+  for (const std::string& file : options.kernels) {
+    for (const std::string& name : load_kernels(file, &context)) idle_kernels_.insert(name);
+  }
   if (!options.workload.empty()) chosen_ = workloads.find(options.workload);
   teams.push_back({"threads:1", Executor{}});
   if (options.threads > 1) teams.push_back({label("threads", options.threads), pool.executor()});
@@ -36,7 +41,8 @@ const Scratch& Session::scratch() {
 }
 
 std::vector<Problem> Session::problems(const std::string& op) const {
-  return chosen_.empty() ? suite_of(op, workloads, options.quick) : chosen_for(op, chosen_, options.scale);
+  return chosen_.empty() ? suite_of(op, workloads, options.quick)
+                         : chosen_for(op, chosen_, options.scale, options.type);
 }
 
 void Session::add(const std::string& name, bool quick, std::function<void(benchmark::State&)> body) {
@@ -54,6 +60,12 @@ void Session::add(const std::string& name, bool quick, std::function<void(benchm
     }
   };
   benchmark::RegisterBenchmark(name.c_str(), guarded)->UseManualTime()->Unit(benchmark::kMillisecond);
+}
+
+std::string Session::idle_kernels() const {
+  std::string text;
+  for (const std::string& name : idle_kernels_) text += (text.empty() ? "" : ", ") + name;
+  return text.empty() ? "" : "--kernel: no case of these workloads and types for " + text;
 }
 
 std::string Session::left_out() const {

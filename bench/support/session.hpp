@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,6 +61,8 @@ class Session {
   void add(const std::string& name, bool quick, std::function<void(benchmark::State&)> body);
   template <class Body>
   void add(const std::string& op, const Problem& problem, const Runner& runner, Body&& body);
+  /// Loaded kernels that no case runs, in a line; empty if there are none.
+  std::string idle_kernels() const;
   /// What a quick run left out; empty if nothing.
   std::string left_out() const;
 
@@ -75,6 +78,7 @@ class Session {
   const Scratch& scratch();
 
   std::vector<const testing::Workload*> chosen_;  ///< empty: the suite
+  std::set<std::string> idle_kernels_;
   std::unique_ptr<Scratch> scratch_;
   std::map<std::string, Ceilings> ceilings_;
   std::map<std::string, std::pair<int, int>> counts_;  ///< by first part of the name: registered, left out
@@ -106,6 +110,7 @@ std::vector<Runner> Session::runners(const List& list, const Problem& problem, T
 
 template <class Body>
 void Session::add(const std::string& op, const Problem& problem, const Runner& runner, Body&& body) {
+  idle_kernels_.erase(runner.implementation);
   add(join({op, problem.name(), runner.team.name, runner.implementation}), problem.quick && runner.quick,
       std::forward<Body>(body));
 }
@@ -159,6 +164,7 @@ void register_tree_attention_backward(Session* session);
 void register_shared_prefix_attention(Session* session);
 void register_merge_states(Session* session);
 void register_rope(Session* session);
+void register_rope_rebase(Session* session);
 void register_kv_append(Session* session);
 void register_pack_segment(Session* session);
 void register_plan(Session* session);

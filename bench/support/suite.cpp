@@ -4,6 +4,8 @@
 #include <regex>
 #include <stdexcept>
 
+#include "support/options.hpp"
+
 namespace prefixshare::bench {
 
 using testing::Task;
@@ -58,6 +60,8 @@ std::vector<Line> lines() {
       {"rope_apply", "cpu/W10", kAll, {bf16, f32}},
       {"rope_shift", "C6/rope_shift", kAll, {}},
       {"rope_shift", "cpu/W10", kNone, {bf16, f32}},
+      {"rope_rebase", "C6/rope_shift", kAll, {}},
+      {"rope_rebase", "cpu/W10", kNone, {bf16, f32}},
       {"kv_append", "C1", kNone, {bf16, f32}},
       {"kv_append", "C4|C5", ".*4", {bf16}},
       {"pack_segment", "C1", kAll, {bf16}},
@@ -117,7 +121,7 @@ bool fits(const std::string& op, const Workload& w) {
   if (op == "shared_prefix_attention_backward") return w.task == Task::training && is_group(w);
   if (op == "tree_attention_backward") return w.task == Task::training;
   if (op == "merge_states" || op == "merge_states_backward") return w.task == Task::merge;
-  if (op == "rope_apply" || op == "rope_shift") return w.task == Task::shift;
+  if (op == "rope_apply" || op == "rope_shift" || op == "rope_rebase") return w.task == Task::shift;
   return false;  // assignment is the suite's alone
 }
 
@@ -144,13 +148,15 @@ std::vector<Problem> suite_of(const std::string& op, const Workloads& workloads,
   return problems;
 }
 
-std::vector<Problem> chosen_for(const std::string& op, const std::vector<const Workload*>& chosen, std::int32_t scale) {
+std::vector<Problem> chosen_for(const std::string& op, const std::vector<const Workload*>& chosen, std::int32_t scale,
+                                const std::string& type) {
   std::vector<Problem> problems;
   for (const Workload* w : chosen) {
     if (!fits(op, *w)) continue;
     Problem p;
     p.workload = w;
     p.kind = w->kind;
+    if (!type.empty()) p.kind.q_dtype = p.kind.kv_dtype = dtype_of(type);
     p.scale = scale;
     problems.push_back(p);
   }

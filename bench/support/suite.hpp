@@ -37,8 +37,8 @@ bool fits(const std::string& op, const testing::Workload& workload);
 
 /// The suite's problems for an operator.
 std::vector<Problem> suite_of(const std::string& op, const Workloads& workloads, bool quick);
-/// Chosen workloads for an operator: those that fit, in their own types.
+/// Chosen workloads for an operator: those that fit, in their own types or in `type`.
 std::vector<Problem> chosen_for(const std::string& op, const std::vector<const testing::Workload*>& chosen,
-                                std::int32_t scale);
+                                std::int32_t scale, const std::string& type = "");
 
 }  // namespace prefixshare::bench

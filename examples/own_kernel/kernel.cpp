@@ -3,13 +3,14 @@
 
 #include <cmath>
 #include <cstdint>
+#include <prefixshare/testing/kernel_module.hpp>
 
 using namespace prefixshare;
 
 namespace {
 
 Status refuse(const char* argument, const char* field) noexcept {
-  return {StatusCode::unsupported, StatusUnit::number, "tree_attention", argument, field, "==", 1, 0, 0};
+  return {StatusCode::unsupported, StatusUnit::number, "tree_attention", argument, field, "==", -1, 1, 0};
 }
 
 /// Asked when a plan is made.
@@ -101,10 +102,12 @@ Status part(const AttendCall& call, std::int32_t i, std::int32_t n) noexcept {
 
 }  // namespace
 
-Implementation<AttentionProblem, AttendCall> row_kernel() noexcept {
+Status add_row_kernel(Context* context) noexcept {
   Implementation<AttentionProblem, AttendCall> kernel;
   kernel.name = "cpu:rows";
   kernel.accepts = &accepts;
   kernel.part = &part;
-  return kernel;
+  return context->tree_attention.add(kernel);
 }
+
+PREFIXSHARE_KERNEL_MODULE(add_row_kernel)

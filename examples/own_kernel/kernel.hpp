@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A kernel of one's own, as a context takes it.
+// A kernel of one's own, put in front of a context's.
 #pragma once
 
 #include <prefixshare/context.hpp>
 
 /// "cpu:rows": f32, row by row. It has no soft cap, sinks, bias, KV scales, rotation or actual lengths.
-prefixshare::Implementation<prefixshare::AttentionProblem, prefixshare::AttendCall> row_kernel() noexcept;
+prefixshare::Status add_row_kernel(prefixshare::Context* context) noexcept;

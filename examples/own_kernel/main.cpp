@@ -19,7 +19,7 @@ int main() {
   ps::ThreadPool pool(static_cast<std::int32_t>(std::thread::hardware_concurrency()));
   ps::Context context;
   ps::throw_if_error(ps::create_context(&context));
-  ps::throw_if_error(context.tree_attention.add(row_kernel()));
+  ps::throw_if_error(add_row_kernel(&context));
   context.executor = pool.executor();
 
   const ps::testing::ConformanceReport report = ps::testing::run_conformance(context, "cpu:rows");

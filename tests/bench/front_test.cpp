@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The front of the benchmarks: options, finding workloads, the list for peers, and a suite that names what there is.
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -7,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "prefixshare/testing/kernel_module.hpp"
 #include "support/catch.hpp"
+#include "support/kernel_module.hpp"
 #include "support/options.hpp"
 #include "support/suite.hpp"
 #include "support/workloads.hpp"
@@ -44,6 +48,7 @@ const std::vector<std::string> kOperators = {"tree_attention",
                                              "merge_states_backward",
                                              "rope_apply",
                                              "rope_shift",
+                                             "rope_rebase",
                                              "kv_append",
                                              "pack_segment",
                                              "plan",
@@ -73,6 +78,9 @@ TEST_CASE("options: what is wrong is said in one line", "[bench]") {
                                                                     {{"--quick=1"}, "--quick takes no value"},
                                                                     {{"--workload="}, "--workload needs a name"},
                                                                     {{"--scale=2"}, "--scale goes with --workload"},
+                                                                    {{"--type=f32"}, "--type goes with --workload"},
+                                                                    {{"--type=f8"}, "--type: 'f8' is none of f32"},
+                                                                    {{"--kernel="}, "--kernel needs a file"},
                                                                     {{"--json"}, "--json goes with --list"}};
   for (const auto& [arguments, text] : cases) {
     const std::string said = complaint(arguments);
@@ -158,6 +166,57 @@ TEST_CASE("suite: chosen workloads run on every operator that they fit", "[bench
                                  "shared_prefix_attention_backward", "kv_append", "pack_segment", "plan"});
   CHECK(operators_of("cpu/W7") == std::vector<std::string>{"tree_attention", "kv_append", "pack_segment", "plan"});
   CHECK(operators_of("cpu/W9") == std::vector<std::string>{"merge_states", "merge_states_backward"});
-  CHECK(operators_of("cpu/W10") == std::vector<std::string>{"rope_apply", "rope_shift"});
+  CHECK(operators_of("cpu/W10") == std::vector<std::string>{"rope_apply", "rope_shift", "rope_rebase"});
   CHECK(chosen_for("plan", all.find("C1"), 2)[0].name() == "C1/scale:2/bf16");
+}
+
+TEST_CASE("suite: chosen workloads in another type", "[bench]") {
+  const Workloads all = all_workloads();
+  CHECK(chosen_for("tree_attention", all.find("C1"), 2, "f32")[0].name() == "C1/scale:2/f32");
+  CHECK_THROWS_AS(chosen_for("tree_attention", all.find("C1"), 2, "f31"), OptionError);
+}
+
+TEST_CASE("kernel module: kernels of a shared library come first, or one line says why not", "[bench]") {
+  Context context;
+  throw_if_error(create_context(&context));
+  const std::int32_t before = context.tree_attention.count;
+  CHECK(load_kernels(OWN_KERNEL, &context) == std::vector<std::string>{"cpu:rows"});
+  CHECK(context.tree_attention.count == before + 1);
+  CHECK(context.tree_attention.entries[0].name == std::string("cpu:rows"));
+
+  const auto refusal = [&](const std::string& file) -> std::string {
+    try {
+      load_kernels(file, &context);
+    } catch (const OptionError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const std::pair<std::string, std::string> cases[] = {{"nowhere.so", "nowhere.so"},
+                                                       {"/dev/null", "file too short"},
+                                                       {"libm.so.6", "libm.so.6"},
+                                                       {NO_KERNEL, "it adds no kernel"},
+                                                       {OWN_KERNEL, "invalid_argument"}};  // the name is taken
+  for (const auto& [file, text] : cases) {
+    const std::string said = refusal(file);
+    INFO(said);
+    CHECK(said.rfind("--kernel=" + file, 0) == 0);
+    CHECK(said.find(text) != std::string::npos);
+    CHECK(said.find('\n') == std::string::npos);
+  }
+}
+
+TEST_CASE("kernel module: one that was built with other headers touches nothing", "[bench]") {
+  Context context;
+  throw_if_error(create_context(&context));
+  const std::int32_t before = context.tree_attention.count;
+  void* library = dlopen(OWN_KERNEL, RTLD_NOW | RTLD_LOCAL);
+  REQUIRE(library != nullptr);
+  const auto add =
+      reinterpret_cast<prefixshare::testing::AddKernels>(dlsym(library, prefixshare::testing::kAddKernels));
+  REQUIRE(add != nullptr);
+  Status status;
+  add(sizeof(Context) - 8, &context, &status);
+  CHECK(status.code == StatusCode::unsupported);
+  CHECK(context.tree_attention.count == before);
 }
