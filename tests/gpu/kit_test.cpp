@@ -309,6 +309,28 @@ TEST_CASE("gpu kit: every workload of the list has a place", "[gpu]") {
   }
 }
 
+TEST_CASE("gpu kit: workloads of the list are those of the catalogue", "[gpu]") {
+  int found = 0;
+  for (const BenchWorkload& w : read_workloads(PREFIXSHARE_GPU_KIT "/workloads.txt")) {
+    const testing::Workload* known = testing::find_workload("gpu/" + w.name);
+    if (known == nullptr) continue;
+    INFO(w.name);
+    ++found;
+    CHECK(w.tree == known->tree);
+    CHECK(w.heads.Hkv == known->kind.Hkv);
+    CHECK(w.heads.D == known->kind.D);
+    CHECK((w.kind == "train") == (known->task == testing::Task::training));
+    CHECK((w.kind == "merge") == (known->task == testing::Task::merge));
+    CHECK((w.kind == "shift") == (known->task == testing::Task::shift));
+    if (w.kind != "shift") CHECK(w.heads.Hq == known->kind.Hq);
+    if (w.kind == "verify") CHECK(w.draft == 1 + static_cast<std::int32_t>(known->draft.size()));  // the last one, too
+    if (w.kind == "merge") CHECK(w.parts == known->parts);
+    if (w.kind == "merge") CHECK(w.rows == known->rows);
+    if (w.kind == "shift") CHECK(w.tokens == known->rows);
+  }
+  CHECK(found == 14);
+}
+
 TEST_CASE("gpu kit: the planner's constants are fitted, and written as the build reads them", "[gpu]") {
   std::vector<Case> cases;
   add_cost_constants(&host_target, {"cpu:portable"}, true, &cases);

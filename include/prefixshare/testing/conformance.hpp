@@ -83,6 +83,13 @@ inline std::string listed(const std::vector<std::string>& names) {
   return text;
 }
 
+/// Further lines stand below the first.
+inline std::string indented(const std::string& lines) {
+  std::string text;
+  for (const char c : lines) text += c == '\n' ? std::string("\n    ") : std::string(1, c);
+  return text;
+}
+
 }  // namespace detail
 
 inline std::string to_string(const ConformanceReport& report) {
@@ -103,7 +110,7 @@ inline std::string to_string(const ConformanceReport& report) {
     std::snprintf(line, sizeof line, "  %-26s %5lld of %lld cases\n", to_string(static_cast<Fault>(f)),
                   static_cast<long long>(c.failed), static_cast<long long>(c.cases));
     text += line;
-    if (c.failed > 0) text += "    " + c.first + "\n";
+    if (c.failed > 0) text += "    " + detail::indented(c.first) + "\n";
   }
   return text + (report.ok() ? "  conforms\n" : "  does not conform\n");
 }
