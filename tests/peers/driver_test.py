@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of peers with fake ones: a right answer is timed, a wrong one found. Needs numpy."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import types
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+PEERS = HERE.parents[1] / "bench" / "peers"
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(PEERS), str(HERE / "fakes")]
+
+if importlib.util.find_spec("numpy") is None:
+    print("SKIPPED: the peers' driver, since Python has no numpy")
+    sys.exit(0)
+
+import numpy as np  # noqa: E402
+
+import batch  # noqa: E402
+import command_line  # noqa: E402
+import good  # noqa: E402
+import workload_list  # noqa: E402
+
+LIST = HERE / "workloads.json"
+CASES = workload_list.cases_of(workload_list.read(LIST.read_text(), "list"), "list", False, "")
+
+
+class Driver(unittest.TestCase):
+    def run_fake(self, name):
+        with tempfile.TemporaryDirectory() as folder:
+            options = types.SimpleNamespace(out=pathlib.Path(folder), threads=1, quick=True)
+            os.environ["PYTHONPATH"] = str(HERE / "fakes")
+            cases = [case for case in CASES if not case["flushed"]]
+            with contextlib.redirect_stdout(io.StringIO()):
+                result = command_line.run_peer(name, [sys.executable, str(PEERS / "driver.py"), name], cases, options)
+            path = options.out / f"{name}.json"
+            return result, cases, json.loads(path.read_text())
+
+    def test_good(self):
+        result, cases, document = self.run_fake("good")
+        self.assertIs(result, True)
+        self.assertEqual(document["context"]["peer"], "good 1.0")
+        entries = document["benchmarks"]
+        self.assertEqual([entry["name"] for entry in entries], [f"{case['name']}/threads:1/good" for case in cases])
+        for entry in entries:
+            self.assertEqual((entry["time_unit"], entry["label"]), ("ms", "numpy"))
+            self.assertTrue(0 < entry["low_ms"] <= entry["real_time"] <= entry["high_ms"], entry)
+            self.assertGreaterEqual(entry["calls"], 1)
+            self.assertGreater(entry["FLOP/s"], 0)
+            self.assertLessEqual(entry["max_error"], 1 / 16)
+
+    def test_liar(self):
+        result, cases, document = self.run_fake("liar")
+        self.assertIs(result, False)
+        self.assertEqual(len(document["benchmarks"]), len(cases))
+        for entry in document["benchmarks"]:
+            self.assertTrue(entry["error_occurred"], entry)
+            self.assertIn("is off by", entry["error_message"])
+            self.assertNotIn("real_time", entry)
+
+
+class Check(unittest.TestCase):
+    """Answers with one fault each, in every type."""
+
+    def test_faults(self):
+        for case in CASES:
+            problem = batch.Batch(case)
+            right = good.attend(problem)
+            self.assertLess(problem.error(right), batch.BOUND[problem.dtype], case["name"])
+            swapped = right[:, :, ::-1].copy()
+            unwritten = right.copy()
+            unwritten[-1, -1, -1, -1] = np.nan
+            for wrong in (swapped, unwritten, right[:, :, :-1], good.attend(problem, first_key=1), 0 * right):
+                with self.assertRaisesRegex(ValueError, "^wrong: "):
+                    problem.error(wrong)
+
+    def test_the_last_key_of_a_prefix(self):
+        problem = batch.Batch(next(case for case in CASES if case["name"] == "C1/bf16"))
+        at = problem.shared - 1
+        for tensors in (problem._k, problem._v):  # as if the next token's stood there
+            tensors[0][at] = tensors[0][at - 1]
+        spoiled = good.attend(problem)
+        fresh = batch.Batch(next(case for case in CASES if case["name"] == "C1/bf16"))
+        with self.assertRaisesRegex(ValueError, "is off by"):
+            fresh.error(spoiled)
+
+    def test_types(self):
+        x = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -3.5, 0, 65280], np.float32)
+        self.assertEqual(batch.from_storage(batch.to_storage(x, "bf16"), "bf16").tolist(),
+                         [1, 1, 1 + 2**-6, -3.5, 0, 65280])
+        self.assertEqual(batch.from_storage(batch.to_storage(x, "f16"), "f16").tolist()[:5], x.tolist()[:5])
+
+    def test_parts(self):
+        problem = batch.Batch(next(case for case in CASES if case["name"] == "C4/f32"))
+        self.assertEqual((problem.count, problem.keys, problem.rows, problem.shared), (2, 32, 8, 24))
+        own, _ = problem.own_copies(head_major=False)
+        prefix, _ = problem.prefix()
+        suffixes, _ = problem.suffixes()
+        for sequence in range(2):
+            self.assertTrue((own[sequence] == np.concatenate([prefix, suffixes[sequence]])).all())
+        self.assertEqual(problem.mask().sum(axis=1).tolist(), list(range(25, 33)))
+        self.assertEqual(problem.flops(), 2 * 2 * 16 * 4 * 2 * sum(range(25, 33)))
+
+    def test_unequal_sequences(self):
+        with self.assertRaises(batch.Declined):
+            batch.Batch({**CASES[0], "nodes": [[-1, 40], [0, 8], [0, 8], [0, 9]]})
+
+
+if __name__ == "__main__":
+    unittest.main()
