@@ -181,6 +181,9 @@ class Batch:
             off = np.abs(answer[sample] - want).max(axis=-1) / np.abs(want).max(axis=-1)
             worst, where = max((worst, where), (float(off.max()), sample))
         if worst > BOUND[self.dtype]:
-            raise ValueError("wrong: sequence {}, row {} is off by {:.2g}, at most {:.2g} is right".format(
-                *where, worst, BOUND[self.dtype]))
+            raise ValueError(
+                "wrong: sequence {}, row {} is off by {:.2g}, at most {:.2g} is right".format(
+                    *where, worst, BOUND[self.dtype]
+                )
+            )
         return worst

@@ -45,19 +45,36 @@ def main(arguments):
 def _parse(arguments):
     parser = argparse.ArgumentParser(
         prog="bench/peers/run",
-        description="Times other libraries' attention on the workloads of prefixshare_bench, each answer checked first, "
-        "and writes a file of Google Benchmark's JSON for each.",
-        epilog=f"peers: {', '.join(PEERS)}. Without a name, all. bench/peers/setup installs them.")
-    parser.add_argument("--workloads", metavar="FILE", type=pathlib.Path,
-                        help="output of prefixshare_bench --list --json; without it, ./run bench is asked")
+        description="Times other libraries' attention on the workloads of prefixshare_bench, each answer checked "
+        "first, and writes a file of Google Benchmark's JSON for each.",
+        epilog=f"peers: {', '.join(PEERS)}. Without a name, all. bench/peers/setup installs them.",
+    )
+    parser.add_argument(
+        "--workloads",
+        metavar="FILE",
+        type=pathlib.Path,
+        help="output of prefixshare_bench --list --json; without it, ./run bench is asked",
+    )
     parser.add_argument("--filter", metavar="REGEX", default="", help="only cases in whose names it is found: ^C1/bf16")
-    parser.add_argument("--out", metavar="DIR", type=pathlib.Path, default=HOME / "results",
-                        help="where the files go; default: build/peers/results")
-    parser.add_argument("--threads", metavar="N", type=int, default=len(os.sched_getaffinity(0)),
-                        help="threads of the team; each case also runs on one. Default: all cores")
-    parser.add_argument("--quick", action="store_true",
-                        help="an eighth of the lengths, a short time each, on the team alone, without waiting for an idle "
-                        "machine")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=pathlib.Path,
+        default=HOME / "results",
+        help="where the files go; default: build/peers/results",
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="threads of the team; each case also runs on one. Default: all cores",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="an eighth of the lengths, a short time each, on the team alone, without waiting for an idle machine",
+    )
     parser.add_argument("peers", nargs="*", metavar="peer")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.peers if name not in PEERS]
@@ -139,5 +156,7 @@ def _print_entry(entry):
         print(f"{entry['name']}: {entry['error_message']}", flush=True)
         return
     busy = f", others used {entry['busy']:.2f} cores" if entry.get("busy") else ""
-    print(f"{entry['name']}: {entry['real_time']:.3f} ms, {entry['label']}, error {entry['max_error']:.1g}{busy}",
-          flush=True)
+    print(
+        f"{entry['name']}: {entry['real_time']:.3f} ms, {entry['label']}, error {entry['max_error']:.1g}{busy}",
+        flush=True,
+    )

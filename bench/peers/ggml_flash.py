@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ggml_flash_attn_ext: every sequence with all its keys; or, as llama.cpp keeps a shared prefix, one cache of the prefix
-and all suffixes, in which a mask says which row sees what. Queries and results are f32."""
+"""ggml_flash_attn_ext: every sequence with all its keys; or, as llama.cpp keeps a shared prefix, one cache of the
+prefix and all suffixes, in which a mask says which row sees what. Queries and results are f32."""
 
 import ctypes
 import pathlib
@@ -60,8 +60,19 @@ class Attention:
         self.o = np.full((batch, rows, problem.Hq, problem.Dv), np.nan, np.float32)
         mask = None if seen is None else np.where(seen, 0, -np.inf).astype(np.float16)
         self._arrays = [q, k, v, mask, self.o]
-        shape = Shape(team, KV_TYPES[problem.dtype], batch, rows, keys, problem.Hq, problem.Hkv, problem.D, problem.Dv,
-                      head_major, problem.scale)
+        shape = Shape(
+            team,
+            KV_TYPES[problem.dtype],
+            batch,
+            rows,
+            keys,
+            problem.Hq,
+            problem.Hkv,
+            problem.D,
+            problem.Dv,
+            head_major,
+            problem.scale,
+        )
         self._attention = library.attention_new(shape, *[None if x is None else x.ctypes.data for x in self._arrays])
 
     def __del__(self):
@@ -80,8 +91,10 @@ def _own_copies(problem, head_major):
 
 def _one_cache(problem):
     q = from_storage(problem.q, problem.dtype).reshape(1, -1, problem.Hq, problem.D)
-    k, v = (np.concatenate([prefix, suffix.reshape(-1, *prefix.shape[1:])])[None]
-            for prefix, suffix in zip(problem.prefix(), problem.suffixes()))
+    k, v = (
+        np.concatenate([prefix, suffix.reshape(-1, *prefix.shape[1:])])[None]
+        for prefix, suffix in zip(problem.prefix(), problem.suffixes())
+    )
     attention = Attention(problem, q, k, v, _seen(problem) if problem.keys > problem.shared else None)
     return attention.run, lambda _: attention.o.reshape(problem.count, problem.rows, problem.Hq, problem.Dv)
 

@@ -16,8 +16,14 @@ class Meter:
         if case["dtype"] not in self._peer.TYPES:
             return {"declined": f"it does not know {case['dtype']}"}
         name = f"{case['name']}/threads:{self._threads}/{self._peer.NAME}"
-        entry = {"name": name, "run_name": name, "run_type": "iteration", "repetitions": 1, "repetition_index": 0,
-                 "threads": 1}
+        entry = {
+            "name": name,
+            "run_name": name,
+            "run_type": "iteration",
+            "repetitions": 1,
+            "repetition_index": 0,
+            "threads": 1,
+        }
         try:
             return {"benchmark": {**entry, **self._measure(batch.Batch(case))}}
         except batch.Declined as reason:
@@ -30,9 +36,19 @@ class Meter:
         _require_memory(2 * problem.own_copies_bytes())  # numpy's and, at worst, the library's
         time, label, error = self._fastest(problem)
         ms = {key: 1e3 * time[key] for key in ("median", "low", "high")}
-        return {"iterations": 1, "real_time": ms["median"], "cpu_time": ms["median"], "time_unit": "ms",
-                "label": label, "calls": time["calls"], "low_ms": ms["low"], "high_ms": ms["high"],
-                "busy": time["busy"], "max_error": error, "FLOP/s": problem.flops() / time["median"]}
+        return {
+            "iterations": 1,
+            "real_time": ms["median"],
+            "cpu_time": ms["median"],
+            "time_unit": "ms",
+            "label": label,
+            "calls": time["calls"],
+            "low_ms": ms["low"],
+            "high_ms": ms["high"],
+            "busy": time["busy"],
+            "max_error": error,
+            "FLOP/s": problem.flops() / time["median"],
+        }
 
     def _fastest(self, problem):
         """Time, label and error of the fastest layout. A wrong one ends the case: it must not hide behind another."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on its CPU provider: GroupQueryAttention, which appends the query rows' keys to a cache in place, and the
-standard's operator Attention; each sequence has all its keys."""
+"""ONNX Runtime on its CPU provider: GroupQueryAttention, which appends the query rows' keys to a cache in place, and
+the standard's operator Attention; each sequence has all its keys."""
 
 import numpy as np
 import onnxruntime as ort
@@ -27,8 +27,9 @@ def _session(nodes, inputs, outputs, domain, opset):
     """A model of one node; inputs and outputs: name, element type, rank."""
 
     def value(name, kind, rank):
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)),
-                                             [f"{name}{i}" for i in range(rank)])
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [f"{name}{i}" for i in range(rank)]
+        )
 
     graph = helper.make_graph(nodes, "peer", [value(*x) for x in inputs], [value(*x) for x in outputs])
     imports = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
@@ -52,12 +53,25 @@ def _value(array):
 
 def _group_query(problem):
     kind, rows, count = problem.q.dtype, problem.rows, problem.count
-    inputs = [("query", kind, 3), ("key", kind, 3), ("value", kind, 3), ("past_key", kind, 4), ("past_value", kind, 4),
-              ("seqlens_k", "int32", 1), ("total", "int32", 0)]
+    inputs = [
+        ("query", kind, 3),
+        ("key", kind, 3),
+        ("value", kind, 3),
+        ("past_key", kind, 4),
+        ("past_value", kind, 4),
+        ("seqlens_k", "int32", 1),
+        ("total", "int32", 0),
+    ]
     outputs = [("output", kind, 3), ("present_key", kind, 4), ("present_value", kind, 4)]
     node = helper.make_node(
-        "GroupQueryAttention", [x[0] for x in inputs], [x[0] for x in outputs], domain="com.microsoft",
-        num_heads=problem.Hq, kv_num_heads=problem.Hkv, scale=problem.scale)
+        "GroupQueryAttention",
+        [x[0] for x in inputs],
+        [x[0] for x in outputs],
+        domain="com.microsoft",
+        num_heads=problem.Hq,
+        kv_num_heads=problem.Hkv,
+        scale=problem.scale,
+    )
     session = _session([node], inputs, outputs, "com.microsoft", 21)
     k, v = problem.own_copies(head_major=True)
 
@@ -66,12 +80,19 @@ def _group_query(problem):
 
     cache_k, cache_v = _value(k), _value(v)
     output = _value(np.full((count, rows, problem.Hq * problem.Dv), np.nan, kind))
-    run = _bound(session, {
-        "query": _value(problem.q.reshape(count, rows, -1)), "key": new(k), "value": new(v),
-        "past_key": cache_k, "past_value": cache_v,
-        "seqlens_k": _value(np.full(count, problem.keys - 1, np.int32)),
-        "total": _value(np.array(problem.keys, np.int32)),
-    }, {"output": output, "present_key": cache_k, "present_value": cache_v})
+    run = _bound(
+        session,
+        {
+            "query": _value(problem.q.reshape(count, rows, -1)),
+            "key": new(k),
+            "value": new(v),
+            "past_key": cache_k,
+            "past_value": cache_v,
+            "seqlens_k": _value(np.full(count, problem.keys - 1, np.int32)),
+            "total": _value(np.array(problem.keys, np.int32)),
+        },
+        {"output": output, "present_key": cache_k, "present_value": cache_v},
+    )
     return run, lambda _: output.numpy().reshape(count, rows, problem.Hq, problem.Dv).astype(np.float32)
 
 

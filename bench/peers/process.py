@@ -37,8 +37,15 @@ def run(command, request, log_path, say, case_seconds=CASE_SECONDS):
     with open(log_path, "w", encoding="utf-8") as log:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace",
-                env=_environment(request["threads"]), start_new_session=True)
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                errors="replace",
+                env=_environment(request["threads"]),
+                start_new_session=True,
+            )
         except OSError as error:
             outcome.missing = f"{command[0]} cannot be run: {error.strerror}"
             return outcome
@@ -54,15 +61,26 @@ def run(command, request, log_path, say, case_seconds=CASE_SECONDS):
             _end(process)
     if outcome.failure and outcome.current:
         name = f"{outcome.current}/threads:{request['threads']}/{request['peer']}"
-        outcome.entries.append({"name": name, "run_name": name, "run_type": "iteration", "error_occurred": True,
-                                "error_message": outcome.failure})
+        outcome.entries.append(
+            {
+                "name": name,
+                "run_name": name,
+                "run_type": "iteration",
+                "error_occurred": True,
+                "error_message": outcome.failure,
+            }
+        )
     return outcome
 
 
 def _environment(threads):
     """Libraries that count threads by themselves; files that they write stay below build/."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": "1",
-            "TORCHINDUCTOR_CACHE_DIR": str(machine.ROOT / "build" / "peers" / "inductor")}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(machine.ROOT / "build" / "peers" / "inductor"),
+    }
 
 
 def _converse(process, request, outcome, say, case_seconds):

@@ -89,7 +89,8 @@ def _cpu_times():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     try:
         user, nice, system, _, _, irq, soft_irq, steal = map(
-            int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+            int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        )
     except OSError:  # another system: then nobody disturbs
         return time.perf_counter(), 0, 0
     used = TICK_SECONDS * (user + nice + system + irq + soft_irq + steal)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.nn.functional.scaled_dot_product_attention: one batched call in which every sequence has all its keys itself."""
+"""torch.nn.functional.scaled_dot_product_attention: one batched call, in which every sequence has all its keys."""
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention

@@ -13,7 +13,7 @@ rule() {
 }
 
 sources=$(find include kernels examples tests bench cmake \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o \
-  -name '*.cu' -o -name '*.cmake' -o -name '*.sh' -o -name CMakeLists.txt \))
+  -name '*.cu' -o -name '*.cmake' -o -name '*.sh' -o -name '*.py' -o -name CMakeLists.txt \))
 code=$(find include kernels -name '*.[hc]pp')
 public=include/prefixshare/*.hpp
 

@@ -93,8 +93,9 @@ class Check(unittest.TestCase):
 
     def test_types(self):
         x = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -3.5, 0, 65280], np.float32)
-        self.assertEqual(batch.from_storage(batch.to_storage(x, "bf16"), "bf16").tolist(),
-                         [1, 1, 1 + 2**-6, -3.5, 0, 65280])
+        self.assertEqual(
+            batch.from_storage(batch.to_storage(x, "bf16"), "bf16").tolist(), [1, 1, 1 + 2**-6, -3.5, 0, 65280]
+        )
         self.assertEqual(batch.from_storage(batch.to_storage(x, "f16"), "f16").tolist()[:5], x.tolist()[:5])
 
     def test_parts(self):

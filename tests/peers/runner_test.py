@@ -103,8 +103,9 @@ class Runner(unittest.TestCase):
 
 class Options(unittest.TestCase):
     def refusal(self, *arguments):
-        program = subprocess.run([sys.executable, str(PEERS / "run"), *arguments], capture_output=True, text=True,
-                                 check=False)
+        program = subprocess.run(
+            [sys.executable, str(PEERS / "run"), *arguments], capture_output=True, text=True, check=False
+        )
         self.assertEqual(program.returncode, 2, program.stderr)
         self.assertEqual(program.stdout, "")
         return program.stderr.strip()
@@ -139,7 +140,9 @@ class List(unittest.TestCase):
         self.assert_refused(lambda w: w.pop("name"), "list: workload 0 has no name")
         self.assert_refused(lambda w: w.pop("Hkv"), 'list: workload C1: "Hkv" is missing, want int')
         self.assert_refused(lambda w: w.update(nodes=7), 'workload C1: "nodes" is 7, want dict')
-        self.assert_refused(lambda w: w["nodes"].update(parent=["a"]), '"nodes"."parent" is .*, want a list of integers')
+        self.assert_refused(
+            lambda w: w["nodes"].update(parent=["a"]), '"nodes"."parent" is .*, want a list of integers'
+        )
         self.assert_refused(lambda w: w["nodes"]["length"].pop(), "no forest")
         self.assert_refused(lambda w: w["sequences"].update(node=[0, 1, 9]), "no forest")
         self.assert_refused(lambda w: w.update(task="merge"), "a forward without draft tokens was expected")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver that needs no library: fake_driver.py BEHAVIOUR THREADS answers the first case, then does what it is told."""
+"""A driver without a library: fake_driver.py BEHAVIOUR THREADS answers the first case, then does as it is told."""
 
 import json
 import os
@@ -13,8 +13,17 @@ def tell(**line):
 
 def answer(case, threads):
     tell(begin=case["name"])
-    tell(benchmark={"name": f"{case['name']}/threads:{threads}/fake", "run_type": "iteration", "real_time": 1.5,
-                    "time_unit": "ms", "label": "made up", "max_error": 0.0, "busy": 0})
+    tell(
+        benchmark={
+            "name": f"{case['name']}/threads:{threads}/fake",
+            "run_type": "iteration",
+            "real_time": 1.5,
+            "time_unit": "ms",
+            "label": "made up",
+            "max_error": 0.0,
+            "busy": 0,
+        }
+    )
 
 
 def main(behaviour, threads):
