@@ -158,6 +158,7 @@ nlohmann::ordered_json to_json(const CostFit& f) {
           {"partial_ns", f.cost.partial},
           {"few_kv_element_ns", f.cost.few_kv_element},
           {"few_mac_ns", f.cost.few_mac},
+          {"min_item_ns", f.cost.min_item},
           {"row_step", f.cost.row_step},
           {"few_rows", f.cost.few_rows},
           {"busy_cores", f.busy}};

@@ -4,11 +4,11 @@
 # prefixshare_own_target(<target>): warnings, sanitizers, and products that are not fused with sums unless the source says
 # std::fma, so that bits do not depend on the compiler's taste.
 function(prefixshare_own_target target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
-    -ffp-contract=off)
+  set(options -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -ffp-contract=off)
   if(PREFIXSHARE_WARNINGS_AS_ERRORS)
-    target_compile_options(${target} PRIVATE -Werror)
+    list(APPEND options -Werror)
   endif()
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${options}>")
   if(PREFIXSHARE_SANITIZE)
     set(sanitize -fsanitize=${PREFIXSHARE_SANITIZE} -fno-sanitize-recover=all)
     # g++ 12 sees uninitialised members in libstdc++ where it has sanitised them itself.

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dispatch interface: which implementations this build has, in order, and the compiled entry of every operator. The
 // only file that knows what was built in.
-#if defined(PREFIXSHARE_HAS_X86)
+#if defined(PREFIXSHARE_HAS_X86) || defined(PREFIXSHARE_WITH_CUDA)
 #include "costs/measured.hpp"
 #endif
 #include "cpu/features.hpp"
 #include "cpu/float_control.hpp"
 #include "cpu/operators.hpp"
+#if defined(PREFIXSHARE_WITH_CUDA)
+#include "cuda/operators.hpp"
+#include "prefixshare/cuda/accepts.hpp"
+#endif
 #include "prefixshare/context.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
+#include "prefixshare/detail/validate_rebase.hpp"
+#include "prefixshare/portable/draft_tree.hpp"
 #include "prefixshare/portable/kv_append.hpp"
 #include "prefixshare/portable/merge_states.hpp"
 #include "prefixshare/portable/rope.hpp"
+#include "prefixshare/portable/rope_rebase.hpp"
 #include "prefixshare/portable/tree_attention.hpp"
 
 namespace prefixshare {
@@ -30,6 +37,21 @@ Status add(ImplementationList<Problem, Call>* list, const char* name, const Cost
   return list->add(entry, false);
 }
 
+#if defined(PREFIXSHARE_HAS_X86) || defined(PREFIXSHARE_WITH_CUDA)
+
+/// The constants of an implementation as measured on a machine, else `cost`, which also knows how it works.
+CostModel measured_cost(const char* machine, const char* implementation, CostModel cost) noexcept {
+  for (const costs::Measured& m : costs::kMeasured) {
+    if (std::strcmp(m.machine, machine) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
+    const CostModel how = cost;
+    cost = m.cost;
+    cost.row_step = how.row_step, cost.few_rows = how.few_rows, cost.by_head = how.by_head;
+  }
+  return cost;
+}
+
+#endif
+
 #if defined(PREFIXSHARE_HAS_X86)
 
 /// The measured machine that this one is; the last of the list, whose name is "default", if none.
@@ -46,22 +68,17 @@ const char* machine_name() noexcept {
   return machine.name;
 }
 
-/// The constants of an implementation as measured on this machine, else `cost`, which also knows how it works.
-CostModel cost_here(const char* implementation, CostModel cost) noexcept {
-  for (const costs::Measured& m : costs::kMeasured) {
-    if (std::strcmp(m.machine, machine_name()) != 0 || std::strcmp(m.implementation, implementation) != 0) continue;
-    const std::int32_t row_step = cost.row_step, few_rows = cost.few_rows;
-    cost = m.cost;
-    cost.row_step = row_step, cost.few_rows = few_rows;
-  }
-  return cost;
+CostModel cost_here(const char* implementation, const CostModel& cost) noexcept {
+  return measured_cost(machine_name(), implementation, cost);
 }
 
 /// For machines that nobody measured: nanoseconds as CostModel says, of a Zen 4; docs/performance.md.
-CostModel avx512_cost() noexcept { return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 16, 8}); }
-CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 16, 8}); }
+CostModel avx512_cost() noexcept {
+  return cost_here("cpu:avx512", {1500, 0.083, 0.0207, 1.1, 0.031, 0.028, 20000, 16, 8});
+}
+CostModel avx2_cost() noexcept { return cost_here("cpu:avx2", {1800, 0.105, 0.0219, 1.1, 0.038, 0.031, 20000, 16, 8}); }
 /// Estimated from published rates of AMX, not measured.
-CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 16, 0}); }
+CostModel amx_bf16_cost() noexcept { return cost_here("cpu:amx-bf16", {400, 0.08, 0.003, 0.6, 0, 0, 20000, 16, 0}); }
 
 const cpu::Features& features() noexcept {
   static const cpu::Features found = cpu::features();
@@ -149,6 +166,9 @@ Status accepts_rows(const RopeApply& args, Need need) noexcept {
 Status accepts_rows(const RopeShift& args, Need need) noexcept {
   return accepts_f32("rope_shift", arithmetic_of(args.x.dtype == DType::f64), need);
 }
+Status accepts_rows(const RopeRebase& args, Need need) noexcept {
+  return accepts_f32("rope_rebase", arithmetic_of(detail::rebases_in_f64(args)), need);
+}
 Status accepts_rows(const KvAppend& args, Need need) noexcept {
   return accepts_f32("kv_append", arithmetic_of(detail::appends_in_f64(args)), need);
 }
@@ -159,27 +179,136 @@ Status accepts_rows(const Args& args) noexcept {
 }
 
 /// The operators on rows, for one instruction set.
-template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Append>
+template <Need (*need)() noexcept, auto Merge, auto MergeBackward, auto Apply, auto Shift, auto Rebase, auto Append>
 Status add_rows(Context* c, const char* name, const CostModel& cost) noexcept {
   if (Status s = add<Merge>(&c->merge_states, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<MergeBackward>(&c->merge_states_backward, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Apply>(&c->rope_apply, name, cost, accepts_rows<need>)) return s;
   if (Status s = add<Shift>(&c->rope_shift, name, cost, accepts_rows<need>)) return s;
+  if (Status s = add<Rebase>(&c->rope_rebase, name, cost, accepts_rows<need>)) return s;
   return add<Append>(&c->kv_append, name, cost, accepts_rows<need>);
 }
 Status add_x86_rows(Context* c) noexcept {
   const Status s =
       add_rows<needs_avx512, &cpu::merge_states_avx512, &cpu::merge_states_backward_avx512, &cpu::rope_apply_avx512,
-               &cpu::rope_shift_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512", avx512_cost());
+               &cpu::rope_shift_avx512, &cpu::rope_rebase_avx512, &cpu::kv_append_avx512>(c, "cpu:avx512",
+                                                                                          avx512_cost());
   if (!s.ok()) return s;
   return add_rows<needs_avx2, &cpu::merge_states_avx2, &cpu::merge_states_backward_avx2, &cpu::rope_apply_avx2,
-                  &cpu::rope_shift_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
+                  &cpu::rope_shift_avx2, &cpu::rope_rebase_avx2, &cpu::kv_append_avx2>(c, "cpu:avx2", avx2_cost());
 }
 
 #else
 
 const char* machine_name() noexcept { return "default"; }
 CostModel cost_here(const char*, const CostModel& cost) noexcept { return cost; }
+
+#endif
+
+#if defined(PREFIXSHARE_WITH_CUDA)
+
+/// Adds an implementation that runs on a device behind those there are.
+template <class Problem, class Call>
+Status add_device(ImplementationList<Problem, Call>* list, const char* name,
+                  Status (*part)(const Call&, std::int32_t, std::int32_t) noexcept,
+                  Status (*accepts)(const Problem&) noexcept, const CostModel& cost = {}) noexcept {
+  Implementation<Problem, Call> entry;
+  entry.name = name;
+  entry.space = MemorySpace::device;
+  entry.accepts = accepts;
+  entry.part = part;
+  entry.cost = cost;
+  return list->add(entry, false);
+}
+
+/// Whether there is a device, then whether the kernels take the layer kind.
+template <Status (*accepts)(const char*, const LayerKind&) noexcept, bool backward>
+Status accepts_on_device(const AttentionProblem& problem) noexcept {
+  constexpr const char* kOp = backward ? "tree_attention_backward" : "tree_attention";
+  if (Status s = cuda::check_device(kOp)) return s;
+  return accepts(kOp, problem.kind);
+}
+Status add_cuda_attention(Context* c) noexcept {
+  constexpr const char *kMma = "cuda:mma-sm80", *kSimt = "cuda:simt";
+  auto* forward = &c->tree_attention;
+  auto* backward = &c->tree_attention_backward;
+  if (Status s = add_device(forward, kMma, cuda::tree_attention_mma, accepts_on_device<cuda::accepts_mma, false>,
+                            cuda::kMmaCost)) {
+    return s;
+  }
+  if (Status s = add_device(forward, kSimt, cuda::tree_attention_simt, accepts_on_device<cuda::accepts_simt, false>,
+                            cuda::kSimtCost)) {
+    return s;
+  }
+  if (Status s = add_device(backward, kMma, cuda::tree_attention_backward_mma,
+                            accepts_on_device<cuda::accepts_mma_backward, true>, cuda::kMmaCost)) {
+    return s;
+  }
+  return add_device(backward, kSimt, cuda::tree_attention_backward_simt, accepts_on_device<cuda::accepts_simt, true>,
+                    cuda::kSimtCost);
+}
+
+Status accepts_rows_on_device(const char* op, bool f64) noexcept {
+  if (Status s = cuda::check_device(op)) return s;
+  return cuda::refuse_f64(op, f64 ? DType::f64 : DType::f32);
+}
+Status accepts_on_device(const MergeStates& args) noexcept {
+  if (Status s = accepts_rows_on_device("merge_states", detail::merges_in_f64(args))) return s;
+  return cuda::accepts_parts(args);
+}
+Status accepts_on_device(const MergeStatesGrad& args) noexcept {
+  return accepts_rows_on_device("merge_states_backward", detail::merges_in_f64(args));
+}
+Status accepts_on_device(const RopeApply& args) noexcept {
+  return accepts_rows_on_device("rope_apply", args.x.dtype == DType::f64);
+}
+Status accepts_on_device(const RopeShift& args) noexcept {
+  return accepts_rows_on_device("rope_shift", args.x.dtype == DType::f64);
+}
+Status accepts_on_device(const RopeRebase& args) noexcept {
+  return accepts_rows_on_device("rope_rebase", detail::rebases_in_f64(args));
+}
+Status accepts_on_device(const KvAppend& args) noexcept {
+  return accepts_rows_on_device("kv_append", detail::appends_in_f64(args));
+}
+Status accepts_on_device(const DraftTreeBatch& args) noexcept {
+  if (Status s = accepts_rows_on_device("draft_tree_from_parents", false)) return s;
+  return cuda::accepts_words(args);
+}
+template <class Args>
+Status add_device_rows(ImplementationList<Args, Args>* list,
+                       Status (*part)(const Args&, std::int32_t, std::int32_t) noexcept) noexcept {
+  return add_device<Args, Args>(list, "cuda:rows", part, accepts_on_device);
+}
+Status add_cuda_rows(Context* c) noexcept {
+  if (Status s = add_device_rows(&c->merge_states, cuda::merge_states)) return s;
+  if (Status s = add_device_rows(&c->merge_states_backward, cuda::merge_states_backward)) return s;
+  if (Status s = add_device_rows(&c->rope_apply, cuda::rope_apply)) return s;
+  if (Status s = add_device_rows(&c->rope_shift, cuda::rope_shift)) return s;
+  if (Status s = add_device_rows(&c->rope_rebase, cuda::rope_rebase)) return s;
+  if (Status s = add_device_rows(&c->kv_append, cuda::kv_append)) return s;
+  return add_device_rows(&c->draft_tree_from_parents, cuda::draft_tree_from_parents);
+}
+
+bool same_times(const CostModel& a, const CostModel& b) noexcept {
+  return a.item == b.item && a.kv_element == b.kv_element && a.mac == b.mac && a.partial == b.partial &&
+         a.few_kv_element == b.few_kv_element && a.few_mac == b.few_mac && a.min_item == b.min_item;
+}
+/// As measured on the kind of device that the current one is, by its name. Looked up for each plan, so that contexts
+/// are made without asking the driver, which a process that is to fork must not.
+CostModel cost_on_device(const char* implementation, const CostModel& cost) noexcept {
+  if (!same_times(cost, cuda::kMmaCost) && !same_times(cost, cuda::kSimtCost)) return cost;  // set_cost's
+  const char* name = cuda::device_name();
+  const costs::Device* device = costs::kDevices;
+  while (*device->name != '\0' && std::strcmp(device->name, name) != 0) ++device;
+  return measured_cost(device->machine, implementation, cost);
+}
+
+Status add_cuda(Context* c) noexcept {
+  c->device = {cuda::device_state, cuda::device_owner, cuda::copy_to_device, cuda::clear_on_device, cost_on_device};
+  if (Status s = add_cuda_attention(c)) return s;
+  return add_cuda_rows(c);
+}
 
 #endif
 
@@ -193,13 +322,15 @@ Status add_portable(Context* c) noexcept {
   if (Status s = add<&portable::merge_states_backward_part>(&c->merge_states_backward, kName, cost)) return s;
   if (Status s = add<&portable::rope_apply_part>(&c->rope_apply, kName, cost)) return s;
   if (Status s = add<&portable::rope_shift_part>(&c->rope_shift, kName, cost)) return s;
-  return add<&portable::kv_append_part>(&c->kv_append, kName, cost);
+  if (Status s = add<&portable::rope_rebase_part>(&c->rope_rebase, kName, cost)) return s;
+  if (Status s = add<&portable::kv_append_part>(&c->kv_append, kName, cost)) return s;
+  return add<&portable::draft_tree_from_parents_part>(&c->draft_tree_from_parents, kName, cost);
 }
 
 /// Validates, chooses and runs an operator whose arguments are its problem. Without an implementation for the space of
 /// the output, host rules validate, and name what is elsewhere.
 template <class Args>
-Status run_operator(const char* op, const Executor& executor, const ImplementationList<Args, Args>& list,
+Status run_operator(const char* op, const Context& context, const ImplementationList<Args, Args>& list,
                     const Args& args, MemorySpace space) noexcept {
   bool known = false;
   for (std::int32_t i = 0; i < list.count; ++i) known = known || list.entries[i].space == space;
@@ -207,21 +338,28 @@ Status run_operator(const char* op, const Executor& executor, const Implementati
   if (Status s = detail::validate(args, space); !s.ok()) return s;
   Status why;
   const auto* entry = detail::choose(op, list, args, space, &why);
-  return entry == nullptr ? why : detail::run_parts(executor, entry->part, args);
+  if (entry == nullptr) return why;
+  if (space == MemorySpace::host) return detail::run_parts(context.executor, entry->part, args);
+  if (Status s = detail::check_device(op, context.device, args)) return s;
+  return entry->part(args, 0, 1);
 }
 
 /// Runs the implementation that the plan names, never another.
 template <class Call>
-Status run_attention(const char* op, const Executor& executor, const ImplementationList<AttentionProblem, Call>& list,
+Status run_attention(const char* op, const Context& context, const ImplementationList<AttentionProblem, Call>& list,
                      const char* name, const Call& call, std::int32_t part, std::int32_t parts) noexcept {
   const auto* entry = detail::find(list, name);
-  const MemorySpace space = entry == nullptr ? MemorySpace::host : entry->space;
+  const MemorySpace space = entry == nullptr ? call.plan.header.space : entry->space;
   if (Status s = detail::validate(call.plan, call.args, parts, space); !s.ok()) return s;
   if (entry == nullptr) {
     return detail::failure({op, "plan"}, "implementation (in the context)", 0, "==", 1, StatusUnit::number,
                            StatusCode::unsupported);
   }
-  return part < 0 ? detail::run_parts(executor, entry->part, call) : entry->part(call, part, parts);
+  if (space == MemorySpace::host) {
+    return part < 0 ? detail::run_parts(context.executor, entry->part, call) : entry->part(call, part, parts);
+  }
+  if (Status s = detail::check_device(op, context.device, call.args)) return s;
+  return entry->part(call, 0, 1);
 }
 
 }  // namespace
@@ -234,15 +372,17 @@ Status create_context(Context* context) noexcept {
   if (Status s = add_x86(context)) return s;
   if (Status s = add_x86_rows(context)) return s;
 #endif
+#if defined(PREFIXSHARE_WITH_CUDA)
+  if (Status s = add_cuda(context)) return s;
+#endif
   return add_portable(context);
 }
 
 Status detail::run(const Context& context, const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendOp, context.executor, context.tree_attention, call.plan.header.implementation, call, part,
-                       parts);
+  return run_attention(kAttendOp, context, context.tree_attention, call.plan.header.implementation, call, part, parts);
 }
 Status detail::run(const Context& context, const AttendGradCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  return run_attention(kAttendGradOp, context.executor, context.tree_attention_backward,
+  return run_attention(kAttendGradOp, context, context.tree_attention_backward,
                        call.plan.header.backward_implementation, call, part, parts);
 }
 
@@ -255,19 +395,27 @@ Status detail::run(const Context& context, const PackSegmentCall& call) noexcept
 }
 
 Status merge_states(const Context& context, const MergeStates& args) noexcept {
-  return run_operator("merge_states", context.executor, context.merge_states, args, args.out.o.space);
+  return run_operator("merge_states", context, context.merge_states, args, args.out.o.space);
 }
 Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept {
-  return run_operator("merge_states_backward", context.executor, context.merge_states_backward, args, args.dout.space);
+  return run_operator("merge_states_backward", context, context.merge_states_backward, args, args.dout.space);
 }
 Status rope_apply(const Context& context, const RopeApply& args) noexcept {
-  return run_operator("rope_apply", context.executor, context.rope_apply, args, args.out.space);
+  return run_operator("rope_apply", context, context.rope_apply, args, args.out.space);
 }
 Status rope_shift(const Context& context, const RopeShift& args) noexcept {
-  return run_operator("rope_shift", context.executor, context.rope_shift, args, args.out.space);
+  return run_operator("rope_shift", context, context.rope_shift, args, args.out.space);
+}
+Status rope_rebase(const Context& context, const RopeRebase& args) noexcept {
+  const MemorySpace space =
+      args.layers.empty() || args.layers.data() == nullptr ? MemorySpace::host : args.layers[0].k.space;
+  return run_operator("rope_rebase", context, context.rope_rebase, args, space);
 }
 Status kv_append(const Context& context, const KvAppend& args) noexcept {
-  return run_operator("kv_append", context.executor, context.kv_append, args, args.pool.k.space);
+  return run_operator("kv_append", context, context.kv_append, args, args.pool.k.space);
+}
+Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept {
+  return run_operator("draft_tree_from_parents", context, context.draft_tree_from_parents, args, args.space);
 }
 
 }  // namespace v0_1

@@ -55,7 +55,7 @@ class CostFitter {
   CostFitter(const Context& context, const LayerKind& kind, double seconds)
       : context_(context), kind_(kind), seconds_(seconds) {}
 
-  /// Keeps row_step and few_rows of `cost`.
+  /// Keeps min_item and how the implementation works of `cost`.
   CostModel fit(CostModel cost) const {
     const std::int32_t group = kind_.group();
     const std::int32_t full = detail::tile_row_limit(kind_), few = cost.few_rows / group;

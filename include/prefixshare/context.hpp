@@ -8,12 +8,16 @@
 #include <vector>
 
 #include "prefixshare/detail/macros.hpp"
+#include "prefixshare/device_plan.hpp"
+#include "prefixshare/device_runtime.hpp"
+#include "prefixshare/draft_tree.hpp"
 #include "prefixshare/executor.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/pack_segment.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
+#include "prefixshare/rope_rebase.hpp"
 #include "prefixshare/shared_prefix_attention.hpp"
 #include "prefixshare/tree_attention.hpp"
 
@@ -22,7 +26,8 @@ inline namespace v0_1 {
 
 /// One implementation of an operator. Problem is what decides whether it can (for attention the layer kind and mode,
 /// when the plan is made; else the arguments); Call is one validated call. `part` does part `i` of `n`; it never waits
-/// for another part, so parts may run in any order, even on one thread.
+/// for another part, so parts may run in any order, even on one thread. On a device it is always part 0 of 1, which
+/// puts the whole call into its stream.
 template <class Problem, class Call>
 struct Implementation {
   const char* name = "";  ///< "family:how", a literal, shorter than kNameCapacity
@@ -52,8 +57,8 @@ struct AttentionProblem {
   Mode mode = Mode::fast;
   MemorySpace space = MemorySpace::host;
 };
-/// The implementations of each operator and the executor. A value: copy it, one per configuration; not changed by
-/// calls, which may share it between threads.
+/// The implementations of each operator, the executor and the runtime of devices. A value: copy it, one per
+/// configuration; not changed by calls, which may share it between threads.
 struct Context {
   ImplementationList<AttentionProblem, AttendCall> tree_attention;
   ImplementationList<AttentionProblem, AttendGradCall> tree_attention_backward;
@@ -62,8 +67,11 @@ struct Context {
   ImplementationList<MergeStatesGrad, MergeStatesGrad> merge_states_backward;
   ImplementationList<RopeApply, RopeApply> rope_apply;
   ImplementationList<RopeShift, RopeShift> rope_shift;
+  ImplementationList<RopeRebase, RopeRebase> rope_rebase;
   ImplementationList<KvAppend, KvAppend> kv_append;
+  ImplementationList<DraftTreeBatch, DraftTreeBatch> draft_tree_from_parents;
   Executor executor;
+  DeviceRuntime device;
   char machine[kNameCapacity] = "default";  ///< whose measured cost constants create_context took; docs/plan.md
 };
 
@@ -88,11 +96,20 @@ Status make_plan(const Context& context, const Forest& forest, const LayerKind& 
 Status make_plan(const Context& context, const RectangleInput& input, const LayerKind& kind, PlanOptions options,
                  Plan* plan, MemorySpace space = MemorySpace::host) noexcept;
 
+/// How many thread blocks of the stream's device to plan for: PlanOptions::target_parallelism of a plan for a device,
+/// and PlanLimits::parts of its workspace. Errors: backend_unavailable.
+Status device_blocks(const Context& context, std::int32_t* blocks, Stream stream = {}) noexcept;
+/// init_workspace in the space of the limits. On a device the counters are zeroed in the order of `stream`; memory of
+/// another device is invalid_argument.
+Status init_workspace(const Context& context, const LayerKind& kind, const PlanLimits& limits, void* data,
+                      std::int64_t bytes, Workspace* workspace, Stream stream = {}) noexcept;
+
 /// The operators. Each validates, finds the implementation (for attention the one that the plan names, never another)
 /// and runs it through the executor. Contracts: at the argument types.
 Status tree_attention(const Context& context, const Plan& plan, const Attend& args) noexcept;
 Status tree_attention_backward(const Context& context, const Plan& plan, const AttendGrad& args) noexcept;
-/// Part `part` of `parts` of a call, for engines that have their own team: run every part, in any order, each once.
+/// Part `part` of `parts` of a call, for engines that have their own team: run every part, in any order, each once. A
+/// call on a device is part 0 of 1; anything else is unsupported.
 Status tree_attention_part(const Context& context, const Plan& plan, const Attend& args, std::int32_t part,
                            std::int32_t parts) noexcept;
 Status tree_attention_backward_part(const Context& context, const Plan& plan, const AttendGrad& args, std::int32_t part,
@@ -106,7 +123,9 @@ PREFIXSHARE_API Status merge_states(const Context& context, const MergeStates& a
 PREFIXSHARE_API Status merge_states_backward(const Context& context, const MergeStatesGrad& args) noexcept;
 PREFIXSHARE_API Status rope_apply(const Context& context, const RopeApply& args) noexcept;
 PREFIXSHARE_API Status rope_shift(const Context& context, const RopeShift& args) noexcept;
+PREFIXSHARE_API Status rope_rebase(const Context& context, const RopeRebase& args) noexcept;
 PREFIXSHARE_API Status kv_append(const Context& context, const KvAppend& args) noexcept;
+PREFIXSHARE_API Status draft_tree_from_parents(const Context& context, const DraftTreeBatch& args) noexcept;
 
 /// One line of an explanation: an implementation, and ok or why it declined.
 struct Verdict {
@@ -127,3 +146,4 @@ std::string to_string(const std::vector<Verdict>& verdicts);
 }  // namespace prefixshare
 
 #include "prefixshare/detail/context_impl.hpp"
+#include "prefixshare/detail/device_impl.hpp"

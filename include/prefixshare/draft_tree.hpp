@@ -9,6 +9,8 @@
 #include "prefixshare/forest.hpp"
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
+#include "prefixshare/stream.hpp"
+#include "prefixshare/tensor.hpp"
 
 namespace prefixshare {
 inline namespace v0_1 {
@@ -31,6 +33,32 @@ struct DraftTree {
 /// Errors: invalid_argument (null, parent out of range, cycle), capacity_exceeded, out_of_memory.
 /// Source: Cai et al., "Medusa", 2024, section 2.1.3 (tree attention).
 Status draft_tree_from_parents(Span<const std::int32_t> parents, DraftTree* tree) noexcept;
+
+/// What is wrong with one tree of a batch.
+enum class DraftTreeFault : std::int32_t {
+  none,
+  offsets,  ///< descending, or beyond the parents
+  size,     ///< more nodes than a row has bits
+  parent,   ///< out of range
+  cycle
+};
+
+/// Depths and ancestor bits of many trees at once, where the trees are: in host memory, or in device memory and never
+/// on the host. What the lists hold is judged tree by tree, alike in both spaces: a tree with a fault gets depths 0 and
+/// no bits, so that its rows see nothing, and the fault's number; the others get what DraftTree says. Bits behind a
+/// tree's last node are clear. Nodes of no tree are not written. Outputs overlap nothing. No trees at all are ok.
+/// Workspace none. Bits do not depend on the number of parts. Errors: invalid_argument, unsupported (rows longer than
+/// an implementation takes), backend_unavailable.
+struct DraftTreeBatch {
+  Span<const std::int32_t> parents;  ///< [nodes] of all trees, counted in the tree; -1 for a root; any order
+  Span<const std::int64_t> offsets;  ///< [trees + 1]: tree t is nodes [offsets[t], offsets[t + 1])
+  Span<std::int32_t> depth;          ///< out, [nodes]
+  Span<std::uint64_t> words;         ///< out, [nodes, words_per_row]
+  std::int32_t words_per_row = 1;    ///< a tree has up to 64 nodes for each of them
+  Span<std::int32_t> faults;         ///< out, [trees]: 0, or a DraftTreeFault
+  MemorySpace space = MemorySpace::host;
+  Stream stream = {};
+};
 
 /// The path that verification accepts: from a root down to the deepest node which is accepted with all its ancestors.
 /// Ties: the lowest index. Empty when no root is accepted. accepted[i] is 0 or not. On error `*path` is unchanged.

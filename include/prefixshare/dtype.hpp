@@ -15,7 +15,7 @@ inline namespace v0_1 {
 enum class DType : std::uint8_t { f64, f32, f16, bf16 };
 
 /// Bytes of one element.
-constexpr int size_of(DType t) noexcept { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+PREFIXSHARE_HD constexpr int size_of(DType t) noexcept { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 constexpr bool is_valid(DType t) noexcept { return static_cast<int>(t) < 4; }
 constexpr const char* to_string(DType t) noexcept {
   return t == DType::f64 ? "f64" : t == DType::f32 ? "f32" : t == DType::f16 ? "f16" : t == DType::bf16 ? "bf16" : "?";

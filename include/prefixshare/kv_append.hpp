@@ -23,9 +23,12 @@ struct KvAppend {
   TensorView<3> k;
   TensorView<3> v;
   KvPool pool;                         ///< out: k and v
-  Span<const std::int64_t> slots;      ///< [tokens], host; -1 skips the token
-  Span<const std::int32_t> positions;  ///< [tokens], host; needed with a table
+  Span<const std::int64_t> slots;      ///< [tokens]; -1 skips the token
+  Span<const std::int32_t> positions;  ///< [tokens]; needed with a table
   const RopeTable* rope = nullptr;
+  /// Of slots and positions: that of the pool. On a device the host never reads them: a slot past the pool is not seen.
+  MemorySpace lists_space = MemorySpace::host;
+  Stream stream = {};
 };
 
 }  // namespace v0_1

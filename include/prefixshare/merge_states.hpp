@@ -9,6 +9,7 @@
 
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tensor.hpp"
 
 namespace prefixshare {
@@ -30,8 +31,9 @@ struct State {
 /// Workspace none. Bits do not depend on the parts of the call. Errors: invalid_argument, backend_unavailable.
 /// Source: Juravsky et al., "Hydragen", 2024, section 3.1.
 struct MergeStates {
-  Span<const State> parts;
+  Span<const State> parts;  ///< host, whatever the space of the tensors
   State out;
+  Stream stream = {};
 };
 
 /// Backward of merge_states for each part p, with w_p = exp(lse_p - lse):
@@ -44,6 +46,7 @@ struct MergeStatesGrad {
   TensorView<3> dout;
   TensorView<2> dlse;
   Span<const State> dparts;  ///< out: o = do_p, lse = dlse_p
+  Stream stream = {};
 };
 
 /// Border conversions of one value: the library itself knows natural logs and -inf for empty only.

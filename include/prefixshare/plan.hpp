@@ -47,7 +47,8 @@ enum class Sharing : std::uint8_t { automatic, never, always, given };
 /// or, where p <= few_rows and a body for few rows runs (not in batch_invariant mode),
 ///   item + k * Hkv * (D + Dv) * (few_kv_element + p * few_mac),
 /// and partial * Hq * (Dv + 1) for every row whose state is merged with others. Keys come from a cache: what sharing
-/// saves is reading them again. The defaults are those of `cpu:portable`.
+/// saves is reading them again. An implementation that works by head starts Hkv * ceil(p / row_step) pieces for a tile,
+/// and `item` is of each. The defaults are those of `cpu:portable`.
 struct CostModel {
   double item = 500;         ///< starting an item
   double kv_element = 0.15;  ///< bringing one key or value element to the arithmetic units
@@ -55,8 +56,10 @@ struct CostModel {
   double partial = 1.4;      ///< writing, reading and merging one element of a partial state
   double few_kv_element = 0;
   double few_mac = 0;
+  double min_item = 20000;    ///< smaller items are not cut further
   std::int32_t row_step = 4;  ///< packed rows that are multiplied together
   std::int32_t few_rows = 0;  ///< packed rows that have a body of their own, at most; 0: there is none
+  bool by_head = false;       ///< an item is of one KV head: keys are cut where heads are not enough
 };
 
 inline constexpr std::int32_t kInvariantChunk = 512;  ///< path tokens of a chunk in batch_invariant mode
@@ -191,6 +194,7 @@ struct PlanHeader {
   Mode mode = Mode::fast;
   Sharing sharing = Sharing::automatic;
   bool backward = false;
+  MemorySpace space = MemorySpace::host;  ///< where calls of the plan's implementation run
   std::int32_t target_parallelism = 1;
   std::int32_t rows = 0;              ///< query rows of a call, q.shape[0]
   std::int32_t tile_rows = 0;         ///< largest RowTile::count
@@ -293,15 +297,16 @@ struct RectangleInput {
 /// Errors: as above, and invalid_argument for an index out of range. batch_invariant is unsupported.
 Status make_plan(const RectangleInput& input, const LayerKind& kind, const PlanOptions& options, Plan* plan) noexcept;
 
-/// Capacities for start-up sizing. Workspace sizes grow monotonically in every member.
+/// Capacities for start-up sizing. Workspace sizes grow monotonically in every number.
 struct PlanLimits {
   std::int64_t rows = 0;         ///< query rows
   std::int64_t max_context = 0;  ///< tokens of the longest path
-  std::int32_t parts = 1;        ///< largest `parts` of a call: threads
+  std::int32_t parts = 1;        ///< largest `parts` of a call: threads; on a device its target_parallelism
   Mode mode = Mode::fast;
   std::int64_t partial_rows = -1;  ///< rows of partial state; -1: the most that make_plan produces within these limits
+  MemorySpace space = MemorySpace::host;  ///< where the calls run
 };
-/// The smallest limits that hold this plan.
+/// The smallest limits that hold this plan, in its space.
 PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept;
 
 /// For kv_append: per query row, the slot of `pool` that holds the row's token (page * page_size + slot) and the RoPE

@@ -6,6 +6,7 @@
 
 #include "prefixshare/span.hpp"
 #include "prefixshare/status.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tensor.hpp"
 
 namespace prefixshare {
@@ -35,6 +36,8 @@ struct RopeApply {
   TensorView<3> out;
   Span<const std::int32_t> positions;  ///< [tokens]
   RopeTable table;
+  MemorySpace lists_space = MemorySpace::host;  ///< of `positions`: that of x. On a device the host never reads them
+  Stream stream = {};
 };
 
 /// out[t] = R(deltas[t]) x[t]: moves cached keys from position p to p + delta. Without mscale, whatever the table says:
@@ -46,6 +49,8 @@ struct RopeShift {
   TensorView<3> out;
   Span<const std::int32_t> deltas;
   RopeTable table;
+  MemorySpace lists_space = MemorySpace::host;  ///< of `deltas`: that of x, or the host's if there is one for all
+  Stream stream = {};
 };
 
 }  // namespace v0_1

@@ -39,6 +39,8 @@ struct SharedPrefixAttend {
   double softcap = 0;
   Span<const float> sinks;
   Workspace workspace;
+  const DevicePlan* device_plan = nullptr;
+  Stream stream = {};
 };
 struct SharedPrefixAttendGrad {
   SharedPrefixAttend fwd;

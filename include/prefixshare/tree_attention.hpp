@@ -5,8 +5,10 @@
 
 #include <cstdint>
 
+#include "prefixshare/device_plan.hpp"
 #include "prefixshare/plan.hpp"
 #include "prefixshare/rope.hpp"
+#include "prefixshare/stream.hpp"
 #include "prefixshare/tensor.hpp"
 
 namespace prefixshare {
@@ -21,7 +23,8 @@ enum class ScaleGranularity : std::uint8_t {
   page     ///< data[page * Hkv + kv_head]
 };
 
-/// Stored key (or value) times scale is the key (or value). Host f32; read in the arithmetic type.
+/// Stored key (or value) times scale is the key (or value). f32, in the memory space of the pool; read in the
+/// arithmetic type.
 struct KvScale {
   const float* data = nullptr;
   ScaleGranularity granularity = ScaleGranularity::none;
@@ -59,7 +62,8 @@ struct KvPool {
 /// invisible keys, page tails and padding are never read into a result. A +inf logit gives NaN. Aliasing: inputs may
 /// overlap freely; o and lse overlap nothing (invalid_argument). Determinism: bits are a function of (plan,
 /// implementation, inputs), whatever the number of parts or threads. Workspace: forward_workspace; initialised once by
-/// init_workspace; one call in flight each. Errors: invalid_argument, unsupported, backend_unavailable,
+/// init_workspace; one call in flight each. On a device a call is one entry into `stream`: it starts its kernels, waits
+/// for nothing, and may be captured into a graph. Errors: invalid_argument, unsupported, backend_unavailable,
 /// workspace_too_small, stale_plan, capacity_exceeded. On error nothing is written. Source: Milakov & Gimelshein,
 /// "Online normalizer calculation for softmax", 2018, section 3; merge of states: Juravsky et al., "Hydragen", 2024,
 /// section 3.1; sink logits: one extra state (o = 0, lse = sink).
@@ -70,7 +74,7 @@ struct Attend {
   TensorView<2> lse;      ///< out [rows, Hq] in kind.acc_dtype(); absent: not wanted
   double scale = 0;       ///< softmax scale, finite; 0: 1 / sqrt(D)
   double softcap = 0;     ///< c > 0, or 0 for none
-  Span<const float> sinks;          ///< [Hq] sink logits, host; empty: none. -inf is a head without one
+  Span<const float> sinks;          ///< [Hq] sink logits, in the space of q; empty: none. -inf is a head without one
   const RopeTable* rope = nullptr;  ///< needed if the plan has a non-zero delta
   bool q_rotated = true;  ///< false: `rope` turns q to its position (times mscale); true: q comes rotated, and only
                           ///< the delta turns it (in the arithmetic type, before any rounding)
@@ -80,6 +84,8 @@ struct Attend {
   MemorySpace lengths_space = MemorySpace::host;
   std::uint64_t fingerprint = 0;  ///< of the caller's present forest; 0: not checked; else stale_plan
   Workspace workspace;
+  const DevicePlan* device_plan = nullptr;  ///< on a device: where upload put this plan. Host calls ignore it
+  Stream stream = {};
 };
 
 /// One pool's gradients, shaped like the pool: storage type of the pool, or f32, or the arithmetic type.
@@ -94,23 +100,22 @@ struct KvGrad {
 /// (times 1 - tanh^2 under a soft cap), dsink_h = -sum_i exp(sink_h - lse_i) D_i. Shared keys receive the plain sum
 /// over all rows that see them; loss weights enter through dout.
 ///
-/// `fwd` names the forward's inputs, and its o and lse as inputs here (both needed). Bias has no gradient. With rotated
-/// queries dQ comes in the caller's frame and dK in the segment's. With KV scales the gradients are with respect to the
-/// stored values (multiplied by the scale).
-/// Written: every row of dq; every token that a node of the forest names, zero where no row sees it; nothing else of
-/// the pools. Segments of one plan must not overlap in their pool (checked when the plan is made). accumulate: adds to
-/// what the outputs hold, one rounding at the end. Aliasing: outputs overlap neither inputs nor each other, except that
-/// dv may be absent or alias nothing but itself. Determinism: no atomics on floats; each dQ row, each (key block, KV
-/// head) and each dsink has one owner which sums in plan order. Empty, non-finite, errors, workspace: as the forward,
-/// and unsupported if the plan has no backward lists. Source: Dao et al., "FlashAttention-2", 2023, section 2.3.2, with
-/// D extended by -dlse.
+/// `fwd` names the forward's inputs, its o and lse as inputs here (both needed), and on a device plan and stream. Bias
+/// has no gradient. With rotated queries dQ comes in the caller's frame and dK in the segment's. With KV scales the
+/// gradients are with respect to the stored values (multiplied by the scale). Written: every row of dq; every token
+/// that a node of the forest names, zero where no row sees it; nothing else of the pools. Segments of one plan must not
+/// overlap in their pool (checked when the plan is made). accumulate: adds to what the outputs hold, one rounding at
+/// the end. Aliasing: outputs overlap neither inputs nor each other, except that dv may be absent or alias nothing but
+/// itself. Determinism: no atomics on floats; each dQ row, each (key block, KV head) and each dsink has one owner which
+/// sums in plan order. Empty, non-finite, errors, workspace: as the forward, and unsupported if the plan has no
+/// backward lists. Source: Dao et al., "FlashAttention-2", 2023, section 2.3.2, with D extended by -dlse.
 struct AttendGrad {
   Attend fwd;
   TensorView<3> dout;      ///< [rows, Hq, Dv]
   TensorView<2> dlse;      ///< [rows, Hq] in kind.acc_dtype(); absent: zero
   TensorView<3> dq;        ///< out [rows, Hq, D], dtype of q or f32 or the arithmetic type
   Span<const KvGrad> dkv;  ///< out, one per forest pool
-  Span<float> dsinks;      ///< out [Hq] f32; empty: not wanted
+  Span<float> dsinks;      ///< out [Hq] f32, in the space of q; empty: not wanted
   bool accumulate = false;
   Workspace workspace;
 };
@@ -125,13 +130,14 @@ struct AttendGradCall {
   AttendGrad args;
 };
 
-/// Bytes of workspace that serve every plan of `kind` within `limits`. Monotone in `limits`.
+/// Bytes of workspace that serve every plan of `kind` within `limits`, in their space. Monotone in `limits`.
 /// Errors: invalid_argument (kind, negative limits).
 Status forward_workspace(const LayerKind& kind, const PlanLimits& limits, std::int64_t* bytes) noexcept;
 Status backward_workspace(const LayerKind& kind, const PlanLimits& limits, std::int64_t* bytes) noexcept;
 
 /// Divides host memory [data, data + bytes) into a workspace for `limits` and zeroes what must be zero; every completed
-/// call leaves it so. `data` is 256-byte aligned. Errors: invalid_argument (null, alignment), workspace_too_small.
+/// call leaves it so. `data` is 256-byte aligned. Errors: invalid_argument (null, alignment), workspace_too_small,
+/// backend_unavailable (limits of a device, whose memory the overload of context.hpp initialises).
 Status init_workspace(const LayerKind& kind, const PlanLimits& limits, void* data, std::int64_t bytes,
                       Workspace* workspace) noexcept;
 

@@ -8,6 +8,7 @@
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/pack_segment.hpp"
 #include "prefixshare/rope.hpp"
+#include "prefixshare/rope_rebase.hpp"
 #include "prefixshare/tree_attention.hpp"
 
 namespace prefixshare {
@@ -32,6 +33,8 @@ Status rope_apply_avx2(const RopeApply& args, std::int32_t part, std::int32_t pa
 Status rope_apply_avx512(const RopeApply& args, std::int32_t part, std::int32_t parts) noexcept;
 Status rope_shift_avx2(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept;
 Status rope_shift_avx512(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept;
+Status rope_rebase_avx2(const RopeRebase& args, std::int32_t part, std::int32_t parts) noexcept;
+Status rope_rebase_avx512(const RopeRebase& args, std::int32_t part, std::int32_t parts) noexcept;
 
 Status kv_append_avx2(const KvAppend& args, std::int32_t part, std::int32_t parts) noexcept;
 Status kv_append_avx512(const KvAppend& args, std::int32_t part, std::int32_t parts) noexcept;

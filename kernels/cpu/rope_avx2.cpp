@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rope_apply and rope_shift on AVX2.
+// rope_apply, rope_shift and rope_rebase on AVX2.
 #define PREFIXSHARE_REGION avx2
 #define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx2.hpp"
 #define PREFIXSHARE_REGION_TARGET "avx2,fma,f16c"
@@ -17,6 +17,10 @@ Status rope_apply_avx2(const RopeApply& args, std::int32_t part, std::int32_t pa
 }
 Status rope_shift_avx2(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept {
   avx2::rope_shift_part(args, part, parts);
+  return Status{};
+}
+Status rope_rebase_avx2(const RopeRebase& args, std::int32_t part, std::int32_t parts) noexcept {
+  avx2::rope_rebase_part(args, part, parts);
   return Status{};
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rope_apply and rope_shift on AVX-512.
+// rope_apply, rope_shift and rope_rebase on AVX-512.
 #define PREFIXSHARE_REGION avx512
 #define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx512.hpp"
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
@@ -17,6 +17,10 @@ Status rope_apply_avx512(const RopeApply& args, std::int32_t part, std::int32_t 
 }
 Status rope_shift_avx512(const RopeShift& args, std::int32_t part, std::int32_t parts) noexcept {
   avx512::rope_shift_part(args, part, parts);
+  return Status{};
+}
+Status rope_rebase_avx512(const RopeRebase& args, std::int32_t part, std::int32_t parts) noexcept {
+  avx512::rope_rebase_part(args, part, parts);
   return Status{};
 }
 

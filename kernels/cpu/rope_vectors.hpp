@@ -11,6 +11,7 @@
 #include "cpu/region.hpp"
 #include "cpu/vector.hpp"
 #include "cpu/vector_rows.hpp"
+#include "prefixshare/detail/page_moves.hpp"
 #include "prefixshare/detail/part_range.hpp"
 #include "prefixshare/rope.hpp"
 
@@ -288,6 +289,42 @@ inline void rope_shift_part(const RopeShift& args, std::int32_t part, std::int32
     case DType::f32: return shift_tokens<float>(args, tokens);
     case DType::f16: return shift_tokens<Float16>(args, tokens);
     case DType::bf16: return shift_tokens<BFloat16>(args, tokens);
+    case DType::f64: break;  // computes in f64, elsewhere
+  }
+}
+
+// ---- rope_rebase ---------------------------------------------------------------------------------------------------
+
+/// Through the caches, as kv_append: attention reads the keys next.
+template <class Storage>
+void rebase_tokens(const RopeRebase& args, detail::Range units) noexcept {
+  Turn turn(args.table, 1);
+  for (std::int64_t u = units.begin; u < units.end; ++u) {
+    const detail::TokenMove move = detail::rebase_unit(args, u);
+    const TensorView<4>& k = move.layer.k;
+    if (move.delta == 0) {
+      detail::copy_token(move, k);
+    } else {
+      const TokenRows<Storage, Storage> rows{k.at<Storage>(move.from, move.slot),
+                                             k.stride[2],
+                                             k.at<Storage>(move.to, move.slot),
+                                             k.stride[2],
+                                             k.shape[2],
+                                             &kUndivided,
+                                             0};
+      turn_token(rows, args.table, k.shape[3], move.delta, &turn, {});
+    }
+    if (move.layer.v) detail::copy_token(move, move.layer.v);
+  }
+}
+
+inline void rope_rebase_part(const RopeRebase& args, std::int32_t part, std::int32_t parts) noexcept {
+  const detail::Range units = detail::part_range(detail::rebase_units(args), part, parts);
+  if (units.begin == units.end) return;
+  switch (args.layers[0].k.dtype) {
+    case DType::f32: return rebase_tokens<float>(args, units);
+    case DType::f16: return rebase_tokens<Float16>(args, units);
+    case DType::bf16: return rebase_tokens<BFloat16>(args, units);
     case DType::f64: break;  // computes in f64, elsewhere
   }
 }

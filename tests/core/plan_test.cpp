@@ -71,6 +71,7 @@ TEST_CASE("make_plan: every plan of a random forest covers each visible pair exa
     options.mode = random.chance(0.3) ? Mode::batch_invariant : Mode::fast;
     options.sharing = sharings[random.between(0, 2)];
     options.backward = backward;
+    options.cost.by_head = seed % 5 == 0;
     Plan plan;
     INFO("seed " << seed);
     const Status made = make_plan(forest, kind, options, &plan);
@@ -109,6 +110,35 @@ TEST_CASE("make_plan: sharing never loses: with nothing to gain the plan is the 
     INFO("seed " << seed);
     CHECK(shared == unshared);
   }
+}
+
+TEST_CASE("make_plan: by head, keys are cut only where heads and rows are not enough", "[plan]") {
+  PlanOptions options;
+  options.cost.by_head = true;
+  options.cost.row_step = 64;
+  options.cost.min_item = 1;
+  const auto plan_for = [&](std::int32_t parallelism, std::int32_t rows, std::int32_t Hq, std::int32_t Hkv) {
+    Topology t;
+    t.add_sequence(t.add_node(-1, 8192), rows);
+    options.target_parallelism = parallelism;
+    Plan plan;
+    REQUIRE(make_plan(place(t), kind_of(Hq, Hkv), options, &plan).ok());
+    for (const Item& item : plan.items) CHECK(item.head_end == item.head_begin + 1);
+    return plan;
+  };
+  CHECK(plan_for(1, 1, 8, 8).items.size() == 8);  // 4 items for each worker are wanted, and there are 8 heads
+  CHECK(plan_for(1, 1, 8, 8).header.partial_rows == 0);
+  CHECK(plan_for(4, 1, 8, 8).items.size() == 3 * 8);    // 17 wanted
+  CHECK(plan_for(4, 32, 32, 8).items.size() == 2 * 8);  // of two pieces of 64 packed rows each
+  CHECK(plan_for(264, 1, 8, 8).items.size() == 8192 / 256 * 8);
+  options.cost.min_item = 1e8;
+  CHECK(plan_for(264, 1, 8, 8).items.size() == 8);
+  options.cost.by_head = false;
+  Plan whole;
+  Topology t;
+  t.add_sequence(t.add_node(-1, 8192), 1);
+  REQUIRE(make_plan(place(t), kind_of(8, 8), options, &whole).ok());
+  CHECK(whole.items.size() == 1);
 }
 
 TEST_CASE("make_plan: equality sees every field that changes work", "[plan]") {
@@ -244,9 +274,10 @@ TEST_CASE("make_plan: rectangles of any kind are covered exactly once", "[plan]"
 TEST_CASE("workspaces: sizes grow with every limit and hold every plan within the limits", "[plan][workspace]") {
   const LayerKind kind = kind_of(8, 2);
   for (const Mode mode : {Mode::fast, Mode::batch_invariant}) {
-    for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    for (std::uint64_t seed = 0; seed < 200; ++seed) {
       Random random(seed);
       PlanLimits limits;
+      limits.space = seed % 2 == 0 ? MemorySpace::host : MemorySpace::device;
       limits.rows = random.between(0, 3000);
       limits.max_context = random.between(0, 20000);
       limits.parts = random.between(1, 32);

@@ -62,6 +62,11 @@ void check_proved(const Forest& forest, const Plan& plan) {
   CHECK(proved);
 }
 
+/// What a tile of packed rows takes before its first key.
+double start_of_tile(const LayerKind& kind, const CostModel& cost, std::int32_t packed) {
+  return cost.item * (cost.by_head ? kind.Hkv * ((packed + cost.row_step - 1) / cost.row_step) : 1);
+}
+
 /// The cost model as plan.hpp and share_planner.hpp tell it, over the nodes that a plan's decisions name.
 class Model {
  public:
@@ -112,10 +117,11 @@ class Model {
   double tile(std::int32_t rows, std::int32_t keys) const {
     const double elements = static_cast<double>(keys) * kind_.Hkv * (kind_.D + kind_.Dv);
     const std::int32_t packed = rows * kind_.group(), step = cost_.row_step;
+    const double start = start_of_tile(kind_, cost_, packed);
     if (mode_ == Mode::fast && packed <= cost_.few_rows) {
-      return cost_.item + elements * (cost_.few_kv_element + packed * cost_.few_mac);
+      return start + elements * (cost_.few_kv_element + packed * cost_.few_mac);
     }
-    return cost_.item + elements * (cost_.kv_element + (packed + step - 1) / step * step * cost_.mac);
+    return start + elements * (cost_.kv_element + (packed + step - 1) / step * step * cost_.mac);
   }
   double tiles(std::int32_t rows, std::int32_t keys) const {
     double ns = 0;
@@ -160,7 +166,7 @@ double cost_of_tiles(const Plan& plan, const CostModel& cost) {
     const double element = few ? cost.few_kv_element + packed * cost.few_mac : cost.kv_element + padded * cost.mac;
     double keys = 0;
     for (std::int32_t r = 0; r < t.run_count; ++r) keys += plan.runs[static_cast<std::size_t>(t.first_run + r)].length;
-    ns += cost.item + keys * kind.Hkv * (kind.D + kind.Dv) * element;
+    ns += start_of_tile(kind, cost, packed) + keys * kind.Hkv * (kind.D + kind.Dv) * element;
     bool merged = false;
     for (std::int32_t i = 0; i < t.count; ++i) merged = merged || tiles_of_row[row_of(t, i)] > 1;
     if (merged) ns += cost.partial * kind.Hq * (kind.Dv + 1) * t.count;
@@ -235,6 +241,7 @@ TEST_CASE("Sharing::automatic: no assignment is cheaper under the cost model", "
     const auto& heads = kHeads[random.between(0, 4)];
     const LayerKind kind = kind_of(heads[0], heads[1]);
     PlanOptions options = options_of(Sharing::automatic, random_cost(&random));
+    options.cost.by_head = seed % 4 == 0;
     options.mode = random.chance(0.3) ? Mode::batch_invariant : Mode::fast;
     options.target_parallelism = 1;
     const Plan plan = plan_of(forest, kind, options);
@@ -287,7 +294,8 @@ TEST_CASE("Sharing::automatic: the costs of a root's decision are those of the p
     INFO("seed " << seed);
     Random random(seed);
     const Forest forest = place(random_small_topology(&random));
-    const PlanOptions options = options_of(Sharing::automatic, random_cost(&random));
+    PlanOptions options = options_of(Sharing::automatic, random_cost(&random));
+    options.cost.by_head = seed % 4 == 0;
     const Plan plan = plan_of(forest, kind_of(8, 2), options);
     const Model model(plan, options.cost);
     const std::vector<std::int32_t>& parents = model.parents();
@@ -538,7 +546,8 @@ TEST_CASE("make_plan: cost constants that are no times are refused by name", "[p
                                                                {"mac", &CostModel::mac},
                                                                {"partial", &CostModel::partial},
                                                                {"few_kv_element", &CostModel::few_kv_element},
-                                                               {"few_mac", &CostModel::few_mac}};
+                                                               {"few_mac", &CostModel::few_mac},
+                                                               {"min_item", &CostModel::min_item}};
   for (const auto& [name, time] : times) {
     for (const double bad : {-1.0, 1e9, std::numeric_limits<double>::quiet_NaN()}) {
       CostModel cost;

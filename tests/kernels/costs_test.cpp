@@ -14,6 +14,7 @@
 
 #include "support/attention.hpp"
 #include "support/data.hpp"
+#include "support/device.hpp"
 
 namespace {
 
@@ -26,7 +27,8 @@ const std::pair<const char*, double CostModel::*> kTimes[] = {{"item_ns", &CostM
                                                               {"mac_ns", &CostModel::mac},
                                                               {"partial_ns", &CostModel::partial},
                                                               {"few_kv_element_ns", &CostModel::few_kv_element},
-                                                              {"few_mac_ns", &CostModel::few_mac}};
+                                                              {"few_mac_ns", &CostModel::few_mac},
+                                                              {"min_item_ns", &CostModel::min_item}};
 
 /// Every file of kernels/costs, by its name without ".json".
 std::map<std::string, Json> cost_files() {
@@ -63,7 +65,9 @@ Cpu this_cpu() {
   return cpu;
 }
 
+bool is_of_gpu(const Json& file) { return file.contains("devices"); }
 bool names(const Json& file, const Cpu& cpu) {
+  if (is_of_gpu(file)) return false;
   const Json& id = file.at("cpuid");
   const auto models = id.at("models").get<std::vector<int>>();
   return id.at("vendor") == cpu.vendor && id.at("family") == cpu.family &&
@@ -96,20 +100,26 @@ Problem decode_problem() {
 
 TEST_CASE("costs: every file names its machine, which no other names, and has constants in range", "[kernels]") {
   const Context context = context_of_build();
-  const std::set<std::string> known = {"cpu:avx512", "cpu:amx-bf16", "cpu:avx2", "cpu:portable"};
+  const std::set<std::string> known = {"cpu:avx512", "cpu:amx-bf16", "cpu:avx2", "cpu:portable", "cuda:mma-sm80"};
   std::set<Cpu> machines;
+  std::set<std::string> devices;
   const auto files = cost_files();
   REQUIRE(files.count("amd-zen4") == 1);
   for (const auto& [name, file] : files) {
     INFO(name);
     CHECK(file.at("machine") == name);
     CHECK(name.size() < std::size_t{kNameCapacity});
-    const Json& id = file.at("cpuid");
-    CHECK_FALSE(id.at("models").empty());
-    for (const int model : id.at("models").get<std::vector<int>>()) {
-      CHECK(machines.insert({id.at("vendor"), id.at("family"), model}).second);
+    if (is_of_gpu(file)) {
+      CHECK_FALSE(file.at("devices").empty());
+      for (const std::string device : file.at("devices")) CHECK(devices.insert(device).second);
+    } else {
+      const Json& id = file.at("cpuid");
+      CHECK_FALSE(id.at("models").empty());
+      for (const int model : id.at("models").get<std::vector<int>>()) {
+        CHECK(machines.insert({id.at("vendor"), id.at("family"), model}).second);
+      }
+      CHECK_FALSE(entry_of(file, "cpu:portable").is_null());
     }
-    CHECK_FALSE(entry_of(file, "cpu:portable").is_null());
     for (const Json& e : file.at("cost_models")) {
       const std::string implementation = e.at("implementation");
       INFO(implementation);
@@ -202,4 +212,31 @@ TEST_CASE("costs: set_cost names what is wrong and changes nothing", "[kernels]"
   refused("", good, "implementation", "entries of tree_attention");
   refused(nullptr, good, "implementation", "");
   CHECK(set_cost(nullptr, "cpu:portable", good).code == StatusCode::invalid_argument);
+}
+
+TEST_CASE("costs: a plan for a device takes what its runtime knows of the device, if it knows anything", "[kernels]") {
+  const Problem p = decode_problem();
+  Context context = device_context();
+  const auto plan = [&] {
+    Plan made;
+    require_ok(make_plan(context, p.forest, p.options.kind, {}, &made, MemorySpace::device));
+    return made;
+  };
+  const Plan shared = plan();
+  context.device.measured_cost = [](const char* implementation, const CostModel& cost) noexcept {
+    CostModel measured = cost;
+    if (std::string(implementation) == "test:device") measured.partial = 1e8;
+    return measured;
+  };
+  const Plan dear = plan();
+  PlanOptions options;
+  options.sharing = Sharing::never;
+  Plan never;
+  require_ok(make_plan(context, p.forest, p.options.kind, options, &never, MemorySpace::device));
+  CHECK_FALSE(shared == dear);
+  CHECK(dear == never);
+  Plan on_host;  // which has nothing to do with it
+  require_ok(force_implementation(&context, "cpu:portable"));
+  require_ok(make_plan(context, p.forest, p.options.kind, {}, &on_host));
+  CHECK_FALSE(on_host == never);
 }

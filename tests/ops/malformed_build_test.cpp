@@ -239,8 +239,9 @@ void add_options(Table* table, PlanOptions* options) {
   table->add("unknown", &options->sharing, static_cast<Sharing>(9), {"options", "sharing", 9});
   CostModel& cost = options->cost;
   const std::pair<const char*, double*> times[] = {
-      {"item", &cost.item},       {"kv_element", &cost.kv_element},         {"mac", &cost.mac},
-      {"partial", &cost.partial}, {"few_kv_element", &cost.few_kv_element}, {"few_mac", &cost.few_mac}};
+      {"item", &cost.item},        {"kv_element", &cost.kv_element},         {"mac", &cost.mac},
+      {"partial", &cost.partial},  {"few_kv_element", &cost.few_kv_element}, {"few_mac", &cost.few_mac},
+      {"min_item", &cost.min_item}};
   Refusal r{"options.cost", "", {}};
   r.only = "typed";  // a context brings its own constants
   for (const auto& [field, time] : times) {

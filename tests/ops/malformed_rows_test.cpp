@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Malformed calls of merge_states, rope and kv_append, forward and backward, as generated tables.
+// Malformed calls of the operators on rows, forward and backward, as generated tables.
 #include <vector>
 
 #include "prefixshare/portable/kv_append.hpp"
 #include "prefixshare/portable/merge_states.hpp"
 #include "prefixshare/portable/rope.hpp"
+#include "prefixshare/portable/rope_rebase.hpp"
 #include "prefixshare/prefixshare.hpp"
 #include "support/malformed.hpp"
 
@@ -249,4 +250,66 @@ TEST_CASE("kv_append: every malformed call is refused by name and writes nothing
   inputs.push_back({"pool.k", args.pool.k.data});
   table.add_overlaps(&args.pool.v.data, "pool.v", -1, inputs);
   CHECK(table.check(&arena) >= 200);
+}
+
+TEST_CASE("rope_rebase: every malformed call is refused by name and writes nothing", "[malformed][rope_rebase]") {
+  Arena arena;
+  const Context context = context_of_build();
+  std::vector<KvPool> layers(2);
+  const Span<float> scales = arena.array<float>({0.5f, 2.0f, 1.0f});
+  for (KvPool& layer : layers) {
+    layer.k = arena.input({4, 3, 2, 8});
+    layer.v = arena.input({4, 3, 2, 6});
+    layer.k_scale = {scales.data(), ScaleGranularity::head};
+    layer.v_scale = {scales.data() + 2, ScaleGranularity::tensor};
+  }
+  const Span<std::int32_t> from = arena.array<std::int32_t>({0, 2}), to = arena.array<std::int32_t>({1, 2}),
+                           deltas = arena.array<std::int32_t>({7, -3});
+  const Span<double> inv_freq = arena.array<double>({1.0, 0.5, 0.25});
+  RopeRebase args;
+  args.layers = layers;
+  args.from_pages = from;
+  args.to_pages = to;
+  args.deltas = deltas;
+  args.table.inv_freq = inv_freq;
+  args.table.dim = 6;
+
+  Table table("rope_rebase");
+  table.add_way("dispatch", [&] { return rope_rebase(context, args); });
+  table.add_way("typed", [&] { return portable::rope_rebase(args); });
+  table.add_array(&args.layers, "layers", "data", false);
+  table.add_array(&args.from_pages, "from_pages", "data", false);
+  table.add_array(&args.to_pages, "to_pages");
+  table.add_array(&args.deltas, "deltas", "data", false);
+  table.add("long", &args.deltas, Span<const std::int32_t>(deltas.data(), 3), {"deltas", "size", 3});
+  table.add_rope(&args.table, "table", 8);
+  std::vector<Region> regions = {{"from_pages", from.data()},
+                                 {"to_pages", to.data()},
+                                 {"deltas", deltas.data()},
+                                 {"table.inv_freq", inv_freq.data()},
+                                 {"layers.k_scale", scales.data()}};
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const auto index = static_cast<std::int64_t>(l);
+    ViewTraits t{"layers.k", index, true};
+    t.exact = l == 0 ? 0 : 0xf;
+    t.negative_strides = true;
+    if (l == 0) t.wrong_dtype.reset();
+    table.add_view(&layers[l].k, t);
+    t.argument = "layers.v";
+    t.exact = l == 0 ? 7 : 0xf;
+    t.optional = l == 0;  // without it the second one is too many, see below
+    table.add_view(&layers[l].v, t);
+    table.add_scale(&layers[l].k_scale, "layers.k_scale", index);
+    table.add_scale(&layers[l].v_scale, "layers.v_scale", index);
+    for (const ScaleGranularity by : {ScaleGranularity::token, ScaleGranularity::page}) {
+      tests::Refusal r{"layers.k_scale", "granularity", static_cast<int>(by), index, StatusCode::unsupported};
+      table.add("of what stays behind", &layers[l].k_scale.granularity, by, r);
+    }
+    table.add_overlaps(&layers[l].k.data, "layers.k", index, regions);
+    regions.push_back({"layers.k", layers[l].k.data});
+    table.add_overlaps(&layers[l].v.data, "layers.v", index, regions);
+    regions.push_back({"layers.v", layers[l].v.data});
+  }
+  table.add("absent in the first layer alone", &layers[0].v.data, nullptr, {"layers.v", "data", 1, 1});
+  CHECK(table.check(&arena) >= 250);
 }

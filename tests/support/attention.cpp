@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/attention.hpp"
 
-#include <limits>
-
 #include "prefixshare/reference/register.hpp"
 
 namespace prefixshare::testing {
@@ -58,25 +56,6 @@ std::vector<NamedContext> attention_contexts(DType storage) {
   return contexts;
 }
 
-namespace {
-
-/// A bias of -inf hides a key as well as a mask does: from a head, or from all of them.
-void hide_with_bias(Problem* p) {
-  Random random(p->options.seed);
-  const std::int32_t heads = p->options.kind.Hq;
-  for (Problem::Pool& pool : p->pools) {
-    for (std::size_t token = 0; token < pool.named.size(); ++token) {
-      const bool whole = random.chance(0.1);
-      for (std::int32_t h = 0; h < heads; ++h) {
-        if (!pool.named[token] || !(whole || random.chance(0.1))) continue;
-        pool.bias.set(static_cast<std::int64_t>(token) * heads + h, -std::numeric_limits<double>::infinity());
-      }
-    }
-  }
-}
-
-}  // namespace
-
 void run_problem(const std::vector<NamedContext>& contexts, const PlanOptions& plan_options, Problem* p) {
   const LayerKind& kind = p->options.kind;
   const prefixshare::testing::Answer answer = prefixshare::testing::answer_forward(p->forest, kind, p->attend());
@@ -93,22 +72,6 @@ void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c) {
   require_ok(make_problem(c.topology, c.options, &p));
   if (c.options.bias) hide_with_bias(&p);
   run_problem(contexts, c.plan, &p);
-}
-
-Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* random) {
-  Topology t;
-  t.add_node(-1, context);
-  t.segments.push_back(tokens);
-  for (std::int32_t n = 0; n < tokens; ++n) {
-    Node node;
-    node.parent = random->between(0, n);
-    node.segment = 1;
-    node.begin = n;
-    node.length = 1;
-    t.nodes.push_back(node);
-    t.add_sequence(n + 1, 1);
-  }
-  return t;
 }
 
 }  // namespace prefixshare::tests

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of attention share: a context per implementation, runs in parts, pairwise matrices.
+// What the tests of attention share: a context per implementation, runs in parts.
 #pragma once
 
 #include <array>
@@ -13,7 +13,9 @@
 #include "prefixshare/testing/oracle.hpp"
 #include "prefixshare/testing/plan_checker.hpp"
 #include "prefixshare/testing/problem.hpp"
+#include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/pairwise.hpp"
 
 namespace prefixshare::testing {
 
@@ -26,11 +28,6 @@ extern template Answer answer_backward(const RectangleInput&, const LayerKind&, 
 }  // namespace prefixshare::testing
 
 namespace prefixshare::tests {
-
-using prefixshare::testing::Problem;
-using prefixshare::testing::ProblemOptions;
-using prefixshare::testing::Random;
-using prefixshare::testing::Topology;
 
 /// REQUIREs that a call went well, and shows why it did not.
 inline void require_ok(const Status& status) {
@@ -63,15 +60,6 @@ inline NamedContext portable_context() {
   require_ok(create_context(&c.context));
   require_ok(force_implementation(&c.context, c.name.c_str()));
   return c;
-}
-
-/// Constants under which sharing and cutting always pay, so that small problems get shared tiles and partial states.
-inline CostModel eager_cost() {
-  CostModel cost;
-  cost.item = 1;
-  cost.kv_element = 1e4;
-  cost.partial = 1e-3;
-  return cost;
 }
 
 /// A proved plan of a forest or of rectangles from the context, made for the implementation that is forced. Constants
@@ -130,9 +118,6 @@ void run_problem(const std::vector<NamedContext>& contexts, const PlanOptions& p
 /// The same of a case. If it has a bias, some of it is -inf.
 void run_case(const std::vector<NamedContext>& contexts, const ForwardCase& c);
 
-/// A tree of one-token nodes, each a query row, below a context: all draft tokens lie in one segment.
-Topology draft_tree(std::int32_t context, std::int32_t tokens, Random* random);
-
 /// The o and lse of a problem, kept so that every backward starts from the same ones as the answer.
 class SavedState {
  public:
@@ -180,48 +165,6 @@ inline Outputs outputs_of(const Problem& p) {
     out.values.push_back(to_doubles(pool.dv.view()));
   }
   return out;
-}
-
-/// Rows of level indices such that every pair of levels of any two factors occurs: greedy, deterministic.
-inline std::vector<std::vector<std::int32_t>> pairwise(const std::vector<std::int32_t>& levels,
-                                                       std::uint64_t seed = 1) {
-  const std::size_t n = levels.size();
-  std::vector<std::vector<char>> open(n * n);
-  std::int64_t left = 0;
-  for (std::size_t a = 0; a < n; ++a) {
-    for (std::size_t b = a + 1; b < n; ++b) {
-      open[a * n + b].assign(static_cast<std::size_t>(levels[a] * levels[b]), 1);
-      left += levels[a] * levels[b];
-    }
-  }
-  const auto covers = [&](const std::vector<std::int32_t>& row, bool close) {
-    std::int64_t count = 0;
-    for (std::size_t a = 0; a < n; ++a) {
-      for (std::size_t b = a + 1; b < n; ++b) {
-        char& pair = open[a * n + b][static_cast<std::size_t>(row[a] * levels[b] + row[b])];
-        count += pair;
-        if (close) pair = 0;
-      }
-    }
-    return count;
-  };
-  Random random(seed);
-  std::vector<std::vector<std::int32_t>> rows;
-  while (left > 0) {
-    std::vector<std::int32_t> best;
-    std::int64_t most = 0;
-    while (most == 0) {
-      for (int candidate = 0; candidate < 60; ++candidate) {
-        std::vector<std::int32_t> row;
-        for (std::int32_t count : levels) row.push_back(random.between(0, count - 1));
-        const std::int64_t count = covers(row, false);
-        if (count > most) most = count, best = row;
-      }
-    }
-    left -= covers(best, true);
-    rows.push_back(best);
-  }
-  return rows;
 }
 
 }  // namespace prefixshare::tests

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of merge_states, rope and kv_append share: comparison of whole tensors, and one malformed call.
+// What the tests of the operators on rows share: comparison of whole tensors, and one malformed call.
 #pragma once
 
 #include <algorithm>
@@ -61,6 +61,7 @@ inline std::vector<Rows> all_rows() {
     keep_only(v.name, &rows.context.merge_states_backward);
     keep_only(v.name, &rows.context.rope_apply);
     keep_only(v.name, &rows.context.rope_shift);
+    keep_only(v.name, &rows.context.rope_rebase);
     keep_only(v.name, &rows.context.kv_append);
     all.push_back(rows);
   }

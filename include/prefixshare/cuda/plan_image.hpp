@@ -86,8 +86,8 @@ struct ImageQueryWork {
   std::int32_t span_count;
   std::int32_t first_row;     ///< into group_rows: first row of the group
   std::int32_t first_packed;  ///< first packed row, counted inside the group
-  std::int16_t packed_count;
-  std::int16_t kv_head;
+  std::uint16_t packed_count;
+  std::uint16_t kv_head;
 };
 /// The group's place in one tile, and that tile's runs.
 struct ImageQuerySpan {

@@ -81,6 +81,13 @@ PREFIXSHARE_DEVICE std::uint32_t shared_address(const void* p) {
 }
 #endif
 
+/// `x`, of which the compiler does not know that it never changes. What depends on it is computed where it is written:
+/// numbers that follow from a thread's own would otherwise be kept in registers for the whole kernel, too many of them.
+PREFIXSHARE_DEVICE int opaque(int x) {
+  PREFIXSHARE_EITHER(void(), asm volatile("" : "+r"(x)));
+  return x;
+}
+
 // ---- Waiting for each other. What was written before is visible after.
 
 PREFIXSHARE_DEVICE void sync_block([[maybe_unused]] Here here = Here::current()) {

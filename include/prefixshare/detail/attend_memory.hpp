@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a workspace is divided: counters, then the scratch of each part, then partial states. [M] is packed rows: tile
-// rows x group. Comes with tree_attention.hpp, whose argument types it uses.
+// How a workspace is divided: counters, then the scratch of each part, then partial states; on a device the same, with
+// one piece of scratch for each thread block. [M] is packed rows: tile rows x group. Comes with tree_attention.hpp,
+// whose argument types it uses.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "prefixshare/cuda/plan_image.hpp"
 #include "prefixshare/detail/attend_leaves.hpp"
 
 namespace prefixshare {
@@ -186,10 +188,34 @@ struct BackwardMemory {
   }
 };
 
-template <class... Memory>
-std::int64_t bytes_of(const LayerKind& kind) noexcept {
+/// What follows the counters of a forward on a device, where arithmetic is f32.
+struct DeviceForwardMemory {
+  float* fold;         // batch_invariant: [blocks, kWideRows * (Dv + 1)] of the chunks folded so far
+  float* partial_o;    // [partial rows, Hq, Dv]
+  float* partial_lse;  // [partial rows, Hq]
+
+  DeviceForwardMemory(Arena* arena, const LayerKind& kind, Mode mode, std::int64_t blocks,
+                      std::int64_t partial_rows) noexcept {
+    const std::int64_t folds = mode == Mode::batch_invariant ? blocks * cuda::kWideRows : 0;
+    fold = arena->take<float>(folds * (std::int64_t{kind.Dv} + 1));
+    partial_o = arena->take<float>(partial_rows * kind.Hq * kind.Dv);
+    partial_lse = arena->take<float>(partial_rows * kind.Hq);
+  }
+};
+/// The same of a backward.
+struct DeviceBackwardMemory {
+  float* row_dot;  // [rows, Hq] D_i = dO . o - dlse
+
+  DeviceBackwardMemory(Arena* arena, const LayerKind& kind, std::int64_t rows) noexcept {
+    row_dot = arena->take<float>(rows * kind.Hq);
+  }
+};
+
+/// Bytes of parts of a workspace, one behind the other, which take the same arguments.
+template <class... Memory, class... Argument>
+std::int64_t bytes_of(const LayerKind& kind, Argument... argument) noexcept {
   Arena count(nullptr);
-  ((void)Memory(&count, kind), ...);
+  ((void)Memory(&count, kind, argument...), ...);
   return align_up(count.used());
 }
 /// Scratch of one part: what the largest of the bodies needs, so that it does not depend on which one runs.
@@ -205,6 +231,9 @@ inline std::int64_t backward_scratch_bytes(const LayerKind& kind) noexcept {
 }
 
 inline std::int64_t counter_bytes(std::int64_t rows) noexcept { return align_up(rows * 4); }
+inline std::int64_t device_counter_bytes(const LayerKind& kind, std::int64_t rows) noexcept {
+  return counter_bytes(rows * kind.Hkv);
+}
 /// Partial states: o then lse, of every partial row and query head.
 inline std::int64_t partial_bytes(const LayerKind& kind, std::int64_t partial_rows) noexcept {
   return align_up(partial_rows * kind.Hq * (std::int64_t{kind.Dv} + 1) * size_of(kind.acc_dtype()));

@@ -34,23 +34,30 @@ Status verdict(const char* op, const Implementation<Problem, Call>& entry, const
   return entry.accepts == nullptr ? Status{} : entry.accepts(problem);
 }
 
-/// The forced implementation, or the first that accepts; null with the reason in `why`.
+/// The forced implementation, or the first that accepts; null with the reason in `why`: of one that runs in this space,
+/// if there is any.
 template <class Problem, class Call>
 const Implementation<Problem, Call>* choose(const char* op, const ImplementationList<Problem, Call>& list,
                                             const Problem& problem, MemorySpace space, Status* why) noexcept {
   *why = failure({op, "space"}, "implementations", 0, ">=", 1, StatusUnit::number, StatusCode::backend_unavailable);
+  bool near = false;
   for (std::int32_t i = 0; i < list.count; ++i) {
     const Implementation<Problem, Call>& entry = list.entries[i];
     if (*list.forced != '\0' && std::strcmp(list.forced, entry.name) != 0) continue;
     const Status s = verdict(op, entry, problem, space);
     if (s.ok()) return &entry;
-    *why = s;
+    if (entry.space == space || !near) *why = s;
+    near = near || entry.space == space;
   }
   return nullptr;
 }
 
 inline std::int32_t part_count(const Executor& e) noexcept {
   return e.parallel_for == nullptr || e.concurrency < 1 ? 1 : e.concurrency;
+}
+/// Parts of a call that the executor runs; a call on a device is whole.
+inline std::int32_t part_count(const Executor& e, MemorySpace space) noexcept {
+  return space == MemorySpace::host ? part_count(e) : 1;
 }
 
 /// Runs every part of a call; the first Status that is not ok comes back.
@@ -102,7 +109,9 @@ void for_each_list(Context* c, F&& f) {
   f(c->merge_states_backward);
   f(c->rope_apply);
   f(c->rope_shift);
+  f(c->rope_rebase);
   f(c->kv_append);
+  f(c->draft_tree_from_parents);
 }
 
 inline void copy_name(char (&to)[kNameCapacity], const char* from) noexcept {
@@ -123,7 +132,11 @@ Status plan_with(const Context& context, const Input& input, const LayerKind& ki
       options.backward ? choose(kPlanOp, context.tree_attention_backward, problem, space, &why) : nullptr;
   if (options.backward && backward == nullptr) return why;
   options.cost = forward->cost;
+  if (space == MemorySpace::device && context.device.measured_cost != nullptr) {
+    options.cost = context.device.measured_cost(forward->name, forward->cost);
+  }
   if (Status s = make_plan(input, kind, options, plan); !s.ok()) return s;
+  plan->header.space = space;
   copy_name(plan->header.implementation, forward->name);
   copy_name(plan->header.backward_implementation, backward == nullptr ? "" : backward->name);
   return {};
@@ -218,10 +231,12 @@ inline Status make_plan(const Context& context, const RectangleInput& input, con
 }
 
 inline Status tree_attention(const Context& context, const Plan& plan, const Attend& args) noexcept {
-  return detail::run(context, AttendCall{plan.view(), args}, -1, detail::part_count(context.executor));
+  return detail::run(context, AttendCall{plan.view(), args}, -1,
+                     detail::part_count(context.executor, plan.header.space));
 }
 inline Status tree_attention_backward(const Context& context, const Plan& plan, const AttendGrad& args) noexcept {
-  return detail::run(context, AttendGradCall{plan.view(), args}, -1, detail::part_count(context.executor));
+  return detail::run(context, AttendGradCall{plan.view(), args}, -1,
+                     detail::part_count(context.executor, plan.header.space));
 }
 inline Status tree_attention_part(const Context& context, const Plan& plan, const Attend& args, std::int32_t part,
                                   std::int32_t parts) noexcept {
@@ -267,8 +282,8 @@ std::vector<Verdict> explain(const ImplementationList<Problem, Call>& list, cons
 }
 
 inline std::vector<Verdict> explain(const Context& context, const Plan& plan) {
-  const AttentionProblem problem{plan.header.kind, plan.header.mode, MemorySpace::host};
-  std::vector<Verdict> verdicts = explain(context.tree_attention, problem);
+  const AttentionProblem problem{plan.header.kind, plan.header.mode, plan.header.space};
+  std::vector<Verdict> verdicts = explain(context.tree_attention, problem, plan.header.space);
   for (Verdict& v : verdicts) v.runs = v.name == plan.header.implementation;
   return verdicts;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the units of a call (rows, tokens) are divided among its parts.
+// How the units of a call (rows, tokens) are divided among its parts, or among blocks of one size.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,8 @@
 namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }
 
 struct Range {
   std::int64_t begin;

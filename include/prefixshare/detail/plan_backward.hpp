@@ -36,14 +36,21 @@ class BackwardPlanner {
   }
 
  private:
+  /// Starting the work on packed rows, or on keys.
+  double start(std::int64_t rows) const noexcept {
+    return cost_.item * static_cast<double>(work_pieces(plan_.header.kind, cost_, rows));
+  }
+
   void cost_groups() {
+    const std::int32_t group = plan_.header.kind.group();
     double cost = 0;
     for (ReduceGroup& g : plan_.groups) {
       g.cost = static_cast<std::int64_t>(cost);
       for (std::int32_t i = 0; i < g.tile_count; ++i) {
         const std::int32_t tile = plan_.group_tiles[static_cast<std::size_t>(g.first_tile + i)].tile;
         const double keys = static_cast<double>(tile_keys(plan_, plan_.tiles[static_cast<std::size_t>(tile)]));
-        cost += cost_.item + keys * (cost_.kv_element * elements_ + 1.5 * g.row_count * pair_);
+        cost += start(g.row_count * std::int64_t{group}) +
+                keys * (cost_.kv_element * elements_ + 1.5 * g.row_count * pair_);
       }
     }
     plan_.header.total_group_cost = static_cast<std::int64_t>(cost);
@@ -107,7 +114,7 @@ class BackwardPlanner {
     b->run_count = static_cast<std::int32_t>(active->size());
     plan_.block_runs.insert(plan_.block_runs.end(), active->begin(), active->end());
     std::sort(plan_.block_runs.begin() + b->first_run, plan_.block_runs.end());
-    double cost = cost_.item + b->length * cost_.kv_element * elements_;
+    double cost = start(b->length) + b->length * cost_.kv_element * elements_;
     for (std::int32_t r : *active) {
       cost += 2.5 * b->length * pair_ * plan_.tiles[static_cast<std::size_t>(run_at(r).tile)].count;
     }

@@ -16,7 +16,6 @@ inline namespace v0_1 {
 namespace detail {
 
 inline constexpr const char* kPlanOp = "make_plan";
-inline constexpr std::int64_t kMinItemCost = 20000;   // ns; smaller items are not cut further
 inline constexpr std::int32_t kMinKeysPerPart = 256;  // fast mode cuts keys no finer, so that merging stays cheap
 inline constexpr std::int32_t kStreamRows = 8;        // packed rows up to which attention is a matter of reading keys
 
@@ -146,7 +145,7 @@ class PlanBuilder {
     return plan_.runs[static_cast<std::size_t>(t.first_run + i)];
   }
   double tile_cost(const RowTile& t) const noexcept {
-    return options_.cost.item + static_cast<double>(tile_keys(plan_, t)) * cost_.key(t.count);
+    return cost_.item(t.count, kind_.Hkv) + static_cast<double>(tile_keys(plan_, t)) * cost_.key(t.count);
   }
   std::int64_t tile_chunks(const RowTile& t) const noexcept {
     if (t.run_count == 0) return 1;
@@ -215,7 +214,7 @@ class PlanBuilder {
   void make_items() {
     double total = 0;
     for (const RowTile& t : plan_.tiles) total += tile_cost(t);
-    const double target = std::max(total / (4.0 * options_.target_parallelism), static_cast<double>(kMinItemCost));
+    const double target = std::max(total / (4.0 * options_.target_parallelism), options_.cost.min_item);
     std::int64_t budget = static_cast<std::int64_t>(kPartialRowsPerRow) * plan_.header.rows + kPartialRowsExtra;
     for (const GroupTile& t : row_tiles_) {
       if (tiles_of(row_of(plan_.tiles[static_cast<std::size_t>(t.tile)], t.offset)).size() > 1) --budget;
@@ -244,8 +243,10 @@ class PlanBuilder {
     plan_.header.total_cost = static_cast<std::int64_t>(cost);
   }
 
-  /// Many rows are cut by heads, which costs no partial states; few rows by keys, so that a part reads whole tokens.
+  /// Many rows are cut by heads, which costs no partial states; few rows by keys, so that a part reads whole tokens,
+  /// unless the implementation works by head anyway.
   std::int64_t key_parts_wanted(const RowTile& t, std::int64_t wanted) const noexcept {
+    if (options_.cost.by_head) return ceil_div(wanted, cost_.pieces(t.count));
     return t.count * kind_.group() <= kStreamRows ? wanted : ceil_div(wanted, kind_.Hkv);
   }
   void cut_tile(std::size_t index, double target, std::int64_t* budget) {
@@ -262,7 +263,8 @@ class PlanBuilder {
         *budget -= (parts - (alone ? 0 : 1)) * t.count;
       }
     }
-    w.head_parts = static_cast<std::int32_t>(std::min<std::int64_t>(ceil_div(wanted, w.key_parts), kind_.Hkv));
+    const std::int64_t head_parts = options_.cost.by_head ? kind_.Hkv : ceil_div(wanted, w.key_parts);
+    w.head_parts = static_cast<std::int32_t>(std::min<std::int64_t>(head_parts, kind_.Hkv));
     if (!alone || w.key_parts > 1) {
       w.states = fold ? w.key_parts : tile_chunks(t);
       w.slot = plan_.header.partial_rows;
@@ -293,7 +295,8 @@ class PlanBuilder {
         item.head_begin = static_cast<std::int32_t>(std::int64_t{kind_.Hkv} * h / w.head_parts);
         item.head_end = static_cast<std::int32_t>(std::int64_t{kind_.Hkv} * (h + 1) / w.head_parts);
         plan_.items.push_back(item);
-        item_ns_.push_back(options_.cost.item + each * (item.head_end - item.head_begin) / kind_.Hkv);
+        const std::int32_t heads = item.head_end - item.head_begin;
+        item_ns_.push_back(cost_.item(t.count, heads) + each * heads / kind_.Hkv);
       }
     }
   }

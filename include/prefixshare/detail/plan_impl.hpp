@@ -12,8 +12,9 @@ namespace detail {
 
 inline Status check_cost(const Where& at, const CostModel& c) noexcept {
   const std::pair<const char*, double> times[] = {
-      {"item", c.item},       {"kv_element", c.kv_element},         {"mac", c.mac},
-      {"partial", c.partial}, {"few_kv_element", c.few_kv_element}, {"few_mac", c.few_mac}};
+      {"item", c.item},        {"kv_element", c.kv_element},         {"mac", c.mac},
+      {"partial", c.partial},  {"few_kv_element", c.few_kv_element}, {"few_mac", c.few_mac},
+      {"min_item", c.min_item}};
   for (const auto& [field, ns] : times) {
     if (!(ns >= 0 && ns < 1e9)) return failure(at, field, ns < 0 ? -1 : 0, "in [0, 1e9)", 0);
   }

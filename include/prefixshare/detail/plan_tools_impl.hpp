@@ -34,7 +34,7 @@ inline auto fields(const KeyBlock& x) {
 }
 inline auto fields(const LayerKind& x) { return std::tie(x.Hq, x.Hkv, x.D, x.Dv, x.window, x.q_dtype, x.kv_dtype); }
 inline auto fields(const PlanHeader& x) {
-  return std::tie(x.version, x.mode, x.backward, x.target_parallelism, x.rows, x.tile_rows, x.length_slots,
+  return std::tie(x.version, x.mode, x.backward, x.space, x.target_parallelism, x.rows, x.tile_rows, x.length_slots,
                   x.partial_rows, x.total_cost, x.total_group_cost, x.total_block_cost);
 }
 
@@ -73,17 +73,24 @@ inline bool operator==(const LayerKind& a, const LayerKind& b) noexcept {
   return detail::fields(a) == detail::fields(b);
 }
 
+namespace detail {
+
+/// Headers of equal work: all but `sharing` and the fingerprint.
+inline bool equal_headers(const PlanHeader& a, const PlanHeader& b) noexcept {
+  return fields(a) == fields(b) && a.kind == b.kind && std::strcmp(a.implementation, b.implementation) == 0 &&
+         std::strcmp(a.backward_implementation, b.backward_implementation) == 0;
+}
+
+}  // namespace detail
+
 inline bool operator==(const Plan& a, const Plan& b) noexcept {
   using detail::equal_lists;
-  return detail::fields(a.header) == detail::fields(b.header) && a.header.kind == b.header.kind &&
-         std::strcmp(a.header.implementation, b.header.implementation) == 0 &&
-         std::strcmp(a.header.backward_implementation, b.header.backward_implementation) == 0 &&
-         equal_lists(a.pools, b.pools) && a.pages == b.pages && equal_lists(a.segments, b.segments) &&
-         a.deltas == b.deltas && a.slot_capacity == b.slot_capacity && a.words == b.words &&
-         equal_lists(a.instances, b.instances) && equal_lists(a.tiles, b.tiles) && equal_lists(a.runs, b.runs) &&
-         equal_lists(a.items, b.items) && equal_lists(a.groups, b.groups) && a.group_rows == b.group_rows &&
-         a.parts == b.parts && a.tile_groups == b.tile_groups && equal_lists(a.group_tiles, b.group_tiles) &&
-         equal_lists(a.blocks, b.blocks) && a.block_runs == b.block_runs;
+  return detail::equal_headers(a.header, b.header) && equal_lists(a.pools, b.pools) && a.pages == b.pages &&
+         equal_lists(a.segments, b.segments) && a.deltas == b.deltas && a.slot_capacity == b.slot_capacity &&
+         a.words == b.words && equal_lists(a.instances, b.instances) && equal_lists(a.tiles, b.tiles) &&
+         equal_lists(a.runs, b.runs) && equal_lists(a.items, b.items) && equal_lists(a.groups, b.groups) &&
+         a.group_rows == b.group_rows && a.parts == b.parts && a.tile_groups == b.tile_groups &&
+         equal_lists(a.group_tiles, b.group_tiles) && equal_lists(a.blocks, b.blocks) && a.block_runs == b.block_runs;
 }
 
 inline PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept {
@@ -92,6 +99,7 @@ inline PlanLimits limits_of(const Plan& plan, std::int32_t parts) noexcept {
   limits.parts = parts;
   limits.mode = plan.header.mode;
   limits.partial_rows = plan.header.partial_rows;
+  limits.space = plan.header.space;
   for (const KeyRun& r : plan.runs) {
     limits.max_context = std::max<std::int64_t>(limits.max_context, std::int64_t{r.position} + r.length);
   }

@@ -160,7 +160,7 @@ class PlanTreeBuilder {
     }
     const CostModel& c = options_.cost;
     const double wasted = c.mac * mixed * kind_.group() * static_cast<double>(seen);
-    return wasted <= c.item / kv_elements(kind_) + c.kv_element * n.end;
+    return wasted <= c.item * static_cast<double>(work_pieces(kind_, c, 1)) / kv_elements(kind_) + c.kv_element * n.end;
   }
 
   /// Rows go to the homes of their nodes and stay in order there.

@@ -100,6 +100,8 @@ inline Attend as_attend(const SharedPrefixAttend& args, const KvPool& pool) noex
   a.softcap = args.softcap;
   a.sinks = args.sinks;
   a.workspace = args.workspace;
+  a.device_plan = args.device_plan;
+  a.stream = args.stream;
   return a;
 }
 

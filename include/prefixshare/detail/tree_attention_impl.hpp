@@ -105,9 +105,13 @@ inline Status check_packed(Where at, const PackedSegment& packed, std::int32_t p
   const std::int32_t most = std::min(h.tokens, segment.length);
   return packed.tokens > most ? failure(at, "tokens", packed.tokens, "<=", most) : Status{};
 }
-inline Status check_packed(const char* op, const PlanView& plan, const Attend& args, std::int32_t pool) noexcept {
+inline Status check_packed(const char* op, const PlanView& plan, const Attend& args, std::int32_t pool,
+                           MemorySpace space) noexcept {
   const Span<const PackedSegment> list = args.kv[pool].packed;
   if (list.empty()) return {};
+  if (space != MemorySpace::host) {
+    return failure({op, "kv.packed", pool}, "size", list.size(), "==", 0, StatusUnit::number, StatusCode::unsupported);
+  }
   if (Status s = check_array({op, "kv.packed", pool}, list, list.size())) return s;
   for (std::int64_t i = 0; i < list.size(); ++i) {
     const Where at{op, "kv.packed", i};
@@ -127,7 +131,7 @@ inline Status check_pools(const char* op, const PlanView& plan, const Attend& ar
       return s;
     }
     if (Status s = check_bias({op, "kv.bias", i}, args.kv[i].bias, plan.pools[i], kind, space)) return s;
-    if (Status s = check_packed(op, plan, args, static_cast<std::int32_t>(i))) return s;
+    if (Status s = check_packed(op, plan, args, static_cast<std::int32_t>(i), space)) return s;
   }
   return {};
 }
@@ -136,11 +140,7 @@ inline Status check_pools(const char* op, const PlanView& plan, const Attend& ar
 inline Status check_lengths(const char* op, const PlanView& plan, const Attend& args, MemorySpace space) noexcept {
   if (args.actual_lengths.empty() && plan.slot_capacity.empty()) return {};
   if (Status s = check_array({op, "actual_lengths"}, args.actual_lengths, plan.header.length_slots)) return s;
-  if (args.lengths_space != space) {
-    const bool known = args.lengths_space == MemorySpace::host || args.lengths_space == MemorySpace::device;
-    return failure({op, "actual_lengths"}, "space", static_cast<int>(args.lengths_space), "==", static_cast<int>(space),
-                   StatusUnit::space, known ? StatusCode::backend_unavailable : StatusCode::invalid_argument);
-  }
+  if (Status s = check_space({op, "actual_lengths"}, "space", args.lengths_space, space)) return s;
   for (std::int64_t i = 0; i < args.actual_lengths.size() && space == MemorySpace::host; ++i) {
     const std::int32_t length = args.actual_lengths[i];
     if (length < 0) return failure({op, "actual_lengths", i}, "", length, ">=", 0);
@@ -193,6 +193,22 @@ inline Status check_workspace(const char* op, const Workspace& ws, std::int64_t 
 }
 inline Footprint footprint(const Workspace& ws) noexcept { return footprint(ws.data, ws.bytes); }
 
+/// The plan of a device call lies on the device, as upload left it there.
+inline Status check_device_plan(const char* op, const PlanView& plan, const DevicePlan* on_device) noexcept {
+  const Where at{op, "device_plan"};
+  constexpr StatusCode kStale = StatusCode::stale_plan;
+  if (on_device == nullptr) return failure(at, "", 0, "!=", 0, StatusUnit::pointer);
+  if (on_device->data == nullptr) return failure(at, "data", 0, "!=", 0, StatusUnit::pointer);
+  if (on_device->image_bytes == 0) return failure(at, "image_bytes", 0, ">", 0, StatusUnit::bytes, kStale);
+  const PlanHeader& uploaded = on_device->plan;
+  if (uploaded.fingerprint != plan.header.fingerprint) {
+    return failure(at, "fingerprint", static_cast<std::int64_t>(uploaded.fingerprint),
+                   "==", static_cast<std::int64_t>(plan.header.fingerprint), StatusUnit::number, kStale);
+  }
+  if (equal_headers(uploaded, plan.header)) return {};
+  return failure(at, "plan (is the one that was uploaded)", 0, "==", 1, StatusUnit::number, kStale);
+}
+
 /// Memory that a call writes, under the argument's name.
 struct Written {
   Where at;
@@ -222,16 +238,39 @@ inline Status check_apart_from_inputs(const Written& out, const PlanView& plan, 
   return {};
 }
 
-/// What a forward writes against its inputs and against each other.
+/// What a forward writes: workspace, o, lse.
+inline std::int64_t written_count(const Attend&) noexcept { return 3; }
+inline Written written(const Attend& args, std::int64_t i) noexcept {
+  if (i == 0) return {{kAttendOp, "workspace"}, footprint(args.workspace)};
+  return i == 1 ? Written{{kAttendOp, "o"}, footprint(args.o)} : Written{{kAttendOp, "lse"}, footprint(args.lse)};
+}
+/// Against its inputs and against each other.
 inline Status check_apart(const PlanView& plan, const Attend& args) noexcept {
-  const Written written[] = {{{kAttendOp, "workspace"}, footprint(args.workspace)},
-                             {{kAttendOp, "o"}, footprint(args.o)},
-                             {{kAttendOp, "lse"}, footprint(args.lse)}};
-  for (const Written& out : written) {
+  for (std::int64_t i = 0; i < written_count(args); ++i) {
+    const Written out = written(args, i);
     if (Status s = check_apart_from_inputs(out, plan, args)) return s;
-    for (const Written* other = written; other != &out; ++other) {
-      if (Status s = check_apart(out, other->memory)) return s;
+    for (std::int64_t other = 0; other < i; ++other) {
+      if (Status s = check_apart(out, written(args, other).memory)) return s;
     }
+  }
+  return {};
+}
+/// What a backward writes: workspace, dq, dsinks, then dk and dv of each pool.
+inline std::int64_t written_count(const AttendGrad& args) noexcept { return 3 + 2 * args.dkv.size(); }
+inline Written written(const AttendGrad& args, std::int64_t i) noexcept {
+  constexpr const char* op = kAttendGradOp;
+  if (i == 0) return {{op, "workspace"}, footprint(args.workspace)};
+  if (i == 1) return {{op, "dq"}, footprint(args.dq)};
+  if (i == 2) return {{op, "dsinks"}, footprint(args.dsinks)};
+  const std::int64_t pool = (i - 3) / 2;
+  if (i % 2 == 1) return {{op, "dkv.dk", pool}, footprint(args.dkv[pool].dk)};
+  return {{op, "dkv.dv", pool}, footprint(args.dkv[pool].dv)};
+}
+/// What a device call writes, of either direction, against the plan that it reads.
+template <class Args>
+Status check_apart_from_plan(const Args& args, const DevicePlan& plan) noexcept {
+  for (std::int64_t i = 0; i < written_count(args); ++i) {
+    if (Status s = check_apart(written(args, i), footprint(plan.data, plan.image_bytes))) return s;
   }
   return {};
 }
@@ -284,10 +323,36 @@ inline std::int64_t forward_bytes(const LayerKind& kind, std::int64_t parts, std
   return checked_sum(checked_product(parts, forward_scratch_bytes(kind)), partial_bytes(kind, partial_rows));
 }
 
+/// The same of a forward on a device.
+inline std::int64_t device_forward_bytes(const LayerKind& kind, Mode mode, std::int64_t blocks,
+                                         std::int64_t partial_rows) noexcept {
+  const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;
+  if (checked_product(partial_rows, row) < 0) return -1;
+  return bytes_of<DeviceForwardMemory>(kind, mode, blocks, partial_rows);
+}
+
 /// Parts of a call: at least one, and their scratch (`bytes` in all, -1 if too much) fits int64.
 inline Status check_parts(const char* op, std::int32_t parts, std::int64_t bytes) noexcept {
   if (parts < 1) return failure({op, "parts"}, "", parts, ">=", 1);
   return bytes < 0 ? failure({op, "parts"}, "bytes", INT64_MAX, "<", INT64_MAX, StatusUnit::bytes) : Status{};
+}
+
+/// A call on a device is whole: its kernels share the work out themselves.
+inline Status check_device_parts(const char* op, std::int32_t parts) noexcept {
+  if (parts == 1) return {};
+  return failure({op, "parts"}, "", parts, "==", 1, StatusUnit::number, StatusCode::unsupported);
+}
+
+/// The plan and the workspace of a forward on a device.
+inline Status check_device_call(const PlanView& plan, const Attend& args, std::int32_t parts) noexcept {
+  const LayerKind& kind = plan.header.kind;
+  if (Status s = check_device_parts(kAttendOp, parts)) return s;
+  if (Status s = check_device_plan(kAttendOp, plan, args.device_plan)) return s;
+  if (Status s = check_apart_from_plan(args, *args.device_plan)) return s;
+  const std::int64_t bytes =
+      device_forward_bytes(kind, plan.header.mode, args.device_plan->blocks, plan.header.partial_rows);
+  if (Status s = check_parts(kAttendOp, 1, bytes)) return s;
+  return check_workspace(kAttendOp, args.workspace, device_counter_bytes(kind, plan.groups.size()), bytes);
 }
 
 /// The same, and the workspace of a call in `parts` parts.
@@ -295,6 +360,7 @@ inline Status validate(const PlanView& plan, const Attend& args, std::int32_t pa
                        MemorySpace space = MemorySpace::host) noexcept {
   const LayerKind& kind = plan.header.kind;
   if (Status s = validate(plan, args, space)) return s;
+  if (space == MemorySpace::device) return check_device_call(plan, args, parts);
   const std::int64_t bytes = forward_bytes(kind, parts, plan.header.partial_rows);
   if (Status s = check_parts(kAttendOp, parts, bytes)) return s;
   return check_workspace(kAttendOp, args.workspace, counter_bytes(plan.groups.size()), bytes);
@@ -319,18 +385,7 @@ inline Status check_gradients(const PlanView& plan, const AttendGrad& args, Memo
   return args.fwd.sinks.empty() ? failure({op, "sinks"}, "size", 0, "==", kind.Hq) : Status{};
 }
 
-/// What a backward writes: workspace, dq, dsinks, then dk and dv of each pool.
-inline std::int64_t written_count(const AttendGrad& args) noexcept { return 3 + 2 * args.dkv.size(); }
-inline Written written(const AttendGrad& args, std::int64_t i) noexcept {
-  constexpr const char* op = kAttendGradOp;
-  if (i == 0) return {{op, "workspace"}, footprint(args.workspace)};
-  if (i == 1) return {{op, "dq"}, footprint(args.dq)};
-  if (i == 2) return {{op, "dsinks"}, footprint(args.dsinks)};
-  const std::int64_t pool = (i - 3) / 2;
-  if (i % 2 == 1) return {{op, "dkv.dk", pool}, footprint(args.dkv[pool].dk)};
-  return {{op, "dkv.dv", pool}, footprint(args.dkv[pool].dv)};
-}
-/// Against all inputs and against each other.
+/// What a backward writes against all inputs and against each other.
 inline Status check_apart(const PlanView& plan, const AttendGrad& args) noexcept {
   for (std::int64_t i = 0; i < written_count(args); ++i) {
     const Written out = written(args, i);
@@ -368,11 +423,21 @@ inline Status validate(const PlanView& plan, const AttendGrad& args, MemorySpace
   return {};
 }
 
+/// The plan and the workspace of a backward on a device.
+inline Status check_device_call(const PlanView& plan, const AttendGrad& args, std::int32_t parts) noexcept {
+  constexpr const char* op = kAttendGradOp;
+  if (Status s = check_device_parts(op, parts)) return s;
+  if (Status s = check_device_plan(op, plan, args.fwd.device_plan)) return s;
+  if (Status s = check_apart_from_plan(args, *args.fwd.device_plan)) return s;
+  return check_workspace(op, args.workspace, 0, bytes_of<DeviceBackwardMemory>(plan.header.kind, plan.header.rows));
+}
+
 /// The same, and the workspace of a call in `parts` parts.
 inline Status validate(const PlanView& plan, const AttendGrad& args, std::int32_t parts,
                        MemorySpace space = MemorySpace::host) noexcept {
   constexpr const char* op = kAttendGradOp;
   if (Status s = validate(plan, args, space)) return s;
+  if (space == MemorySpace::device) return check_device_call(plan, args, parts);
   const std::int64_t bytes = checked_product(parts, backward_scratch_bytes(plan.header.kind));
   if (Status s = check_parts(op, parts, bytes)) return s;
   return check_workspace(op, args.workspace, 0, bytes);
@@ -391,6 +456,10 @@ inline Status check_limits(const char* op, const LayerKind& kind, const PlanLimi
                    "<=", static_cast<int>(Mode::batch_invariant));
   }
   if (limits.partial_rows < -1) return failure({op, "limits"}, "partial_rows", limits.partial_rows, ">=", -1);
+  if (limits.space > MemorySpace::device) {
+    return failure({op, "limits"}, "space", static_cast<int>(limits.space), "<=", static_cast<int>(MemorySpace::device),
+                   StatusUnit::space);
+  }
   return {};
 }
 
@@ -398,14 +467,22 @@ inline Status check_result(const char* op, const char* argument, const void* res
   return result == nullptr ? failure({op, argument}, "", 0, "!=", 0, StatusUnit::pointer) : Status{};
 }
 
+/// Bytes of what is counted in: reduce groups, on a device those of each KV head.
+inline std::int64_t counter_bytes(const LayerKind& kind, const PlanLimits& limits) noexcept {
+  return limits.space == MemorySpace::host ? counter_bytes(limits.rows) : device_counter_bytes(kind, limits.rows);
+}
+
 /// forward_workspace in the name of `op`.
 inline Status forward_workspace_bytes(const char* op, const LayerKind& kind, const PlanLimits& limits,
                                       std::int64_t* bytes) noexcept {
   if (Status s = check_limits(op, kind, limits)) return s;
   const std::int64_t rows = partial_row_bound(limits);
-  const std::int64_t sum = checked_sum(counter_bytes(limits.rows), forward_bytes(kind, limits.parts, rows));
+  const bool host = limits.space == MemorySpace::host;
+  const std::int64_t sum =
+      checked_sum(counter_bytes(kind, limits), host ? forward_bytes(kind, limits.parts, rows)
+                                                    : device_forward_bytes(kind, limits.mode, limits.parts, rows));
   if (sum < 0) {
-    if (forward_bytes(kind, 0, rows) >= 0) {
+    if (host && forward_bytes(kind, 0, rows) >= 0) {
       return failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / forward_scratch_bytes(kind));
     }
     const std::int64_t row = std::int64_t{kind.Hq} * (kind.Dv + 1) * 16;
@@ -413,6 +490,18 @@ inline Status forward_workspace_bytes(const char* op, const LayerKind& kind, con
   }
   *bytes = sum;
   return {};
+}
+
+inline constexpr const char* kInitOp = "init_workspace";
+
+/// A workspace of memory in the space of the limits, whose counters are not zeroed yet.
+inline Status divide_workspace(const LayerKind& kind, const PlanLimits& limits, void* data, std::int64_t bytes,
+                               Workspace* workspace) noexcept {
+  if (Status s = check_result(kInitOp, "data", data)) return s;
+  std::int64_t needed = 0;
+  if (Status s = forward_workspace_bytes(kInitOp, kind, limits, &needed)) return s;
+  *workspace = {data, bytes, counter_bytes(kind, limits)};
+  return check_workspace(kInitOp, *workspace, 0, needed - workspace->counter_bytes);
 }
 
 }  // namespace detail
@@ -427,8 +516,12 @@ inline Status backward_workspace(const LayerKind& kind, const PlanLimits& limits
   constexpr const char* op = "backward_workspace";
   if (Status s = detail::check_result(op, "bytes", bytes)) return s;
   if (Status s = detail::check_limits(op, kind, limits)) return s;
+  const std::int64_t counters = detail::counter_bytes(kind, limits);  // they come first in every workspace
+  if (limits.space == MemorySpace::device) {
+    *bytes = counters + detail::bytes_of<detail::DeviceBackwardMemory>(kind, limits.rows);
+    return {};
+  }
   const std::int64_t each = detail::backward_scratch_bytes(kind);
-  const std::int64_t counters = detail::counter_bytes(limits.rows);  // they come first in every workspace
   const std::int64_t sum = detail::checked_sum(counters, detail::checked_product(limits.parts, each));
   if (sum < 0) return detail::failure({op, "limits"}, "parts", limits.parts, "<=", INT64_MAX / each);
   *bytes = sum;
@@ -437,13 +530,11 @@ inline Status backward_workspace(const LayerKind& kind, const PlanLimits& limits
 
 inline Status init_workspace(const LayerKind& kind, const PlanLimits& limits, void* data, std::int64_t bytes,
                              Workspace* workspace) noexcept {
-  constexpr const char* op = "init_workspace";
+  constexpr const char* op = detail::kInitOp;
   if (Status s = detail::check_result(op, "workspace", workspace)) return s;
-  if (Status s = detail::check_result(op, "data", data)) return s;
-  std::int64_t needed = 0;
-  if (Status s = detail::forward_workspace_bytes(op, kind, limits, &needed)) return s;
-  const Workspace made{data, bytes, detail::counter_bytes(limits.rows)};
-  if (Status s = detail::check_workspace(op, made, 0, needed - made.counter_bytes)) return s;
+  Workspace made;
+  if (Status s = detail::divide_workspace(kind, limits, data, bytes, &made)) return s;
+  if (Status s = detail::check_space({op, "limits"}, "space", limits.space, MemorySpace::host)) return s;
   std::memset(data, 0, static_cast<std::size_t>(made.counter_bytes));
   *workspace = made;
   return {};

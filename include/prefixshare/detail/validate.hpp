@@ -276,6 +276,14 @@ Status check_view(Where at, const TensorView<Rank>& view, const Shape& shape, Vi
   return {};
 }
 
+/// Whether memory that is no view is where an implementation reads it.
+inline Status check_space(Where at, const char* field, MemorySpace got, MemorySpace want) noexcept {
+  if (got == want) return {};
+  const bool known = got == MemorySpace::host || got == MemorySpace::device;
+  return failure(at, field, static_cast<int>(got), "==", static_cast<int>(want), StatusUnit::space,
+                 known ? StatusCode::backend_unavailable : StatusCode::invalid_argument);
+}
+
 /// An array argument of exactly `size` elements, not null unless empty.
 template <class T>
 Status check_array(Where at, Span<T> array, std::int64_t size) noexcept {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What merge_states, rope and kv_append ask of their arguments before anything is written. Arguments are checked in the
-// order of their struct, then overlaps. `space` is the memory space of the implementation that is to run.
+// What merge_states, rope, kv_append and draft_tree_from_parents ask of their arguments before anything is written.
+// Arguments are checked in the order of their struct, then overlaps. `space` is the memory space of the implementation
+// that is to run.
 #pragma once
 
 #include <cstdint>
 
 #include "prefixshare/detail/validate.hpp"
+#include "prefixshare/draft_tree.hpp"
 #include "prefixshare/kv_append.hpp"
 #include "prefixshare/merge_states.hpp"
 #include "prefixshare/rope.hpp"
@@ -127,13 +129,16 @@ inline Status check_rope_rows(const char* op, const TensorView<3>& x, const Tens
 inline Status validate(const RopeApply& args, MemorySpace space = MemorySpace::host) noexcept {
   if (Status s = check_rope_rows("rope_apply", args.x, args.out, args.table, space)) return s;
   if (Status s = check_array({"rope_apply", "positions"}, args.positions, args.x.shape[0])) return s;
+  if (Status s = check_space({"rope_apply", "lists_space"}, "", args.lists_space, space)) return s;
   return check_apart({"rope_apply", "out"}, args.out, args.positions);
 }
 
 inline Status validate(const RopeShift& args, MemorySpace space = MemorySpace::host) noexcept {
   if (Status s = check_rope_rows("rope_shift", args.x, args.out, args.table, space)) return s;
-  const std::int64_t want = args.deltas.size() == 1 ? 1 : args.x.shape[0];
-  if (Status s = check_array({"rope_shift", "deltas"}, args.deltas, want)) return s;
+  const bool one = args.deltas.size() == 1;  // which the host may hand over with the call
+  if (Status s = check_array({"rope_shift", "deltas"}, args.deltas, one ? 1 : args.x.shape[0])) return s;
+  const MemorySpace lists = one && args.lists_space == MemorySpace::host ? MemorySpace::host : space;
+  if (Status s = check_space({"rope_shift", "lists_space"}, "", args.lists_space, lists)) return s;
   return check_apart({"rope_shift", "out"}, args.out, args.deltas);
 }
 
@@ -197,22 +202,60 @@ inline Status check_append_overlap(const KvAppend& args) noexcept {
   return check_apart({kOp, "pool.v"}, args.pool.v, args.pool.k);
 }
 
+inline Status check_append_slots(const KvAppend& args) noexcept {
+  const std::int64_t capacity = args.pool.k.shape[0] * args.pool.k.shape[1];
+  for (std::int64_t t = 0; t < args.slots.size(); ++t) {
+    if (args.slots[t] < -1) return failure({"kv_append", "slots", t}, "", args.slots[t], ">=", -1);
+    if (args.slots[t] >= capacity) return failure({"kv_append", "slots", t}, "", args.slots[t], "<", capacity);
+  }
+  return {};
+}
+
 inline Status validate(const KvAppend& args, MemorySpace space = MemorySpace::host) noexcept {
   constexpr const char* kOp = "kv_append";
   if (Status s = check_array({kOp, "slots"}, args.slots, args.slots.size() < 0 ? 0 : args.slots.size())) return s;
   if (Status s = check_append_views(args, space)) return s;
   if (Status s = check_kv_scale({kOp, "pool.k_scale"}, args.pool.k_scale)) return s;
   if (Status s = check_kv_scale({kOp, "pool.v_scale"}, args.pool.v_scale)) return s;
-  const std::int64_t capacity = args.pool.k.shape[0] * args.pool.k.shape[1];
-  for (std::int64_t t = 0; t < args.slots.size(); ++t) {
-    if (args.slots[t] < -1) return failure({kOp, "slots", t}, "", args.slots[t], ">=", -1);
-    if (args.slots[t] >= capacity) return failure({kOp, "slots", t}, "", args.slots[t], "<", capacity);
+  if (Status s = check_space({kOp, "lists_space"}, "", args.lists_space, space)) return s;
+  if (space == MemorySpace::host) {
+    if (Status s = check_append_slots(args)) return s;
   }
   if (args.rope) {
     if (Status s = check_array({kOp, "positions"}, args.positions, args.slots.size())) return s;
     if (Status s = check_rope({kOp, "rope"}, *args.rope, args.k.shape[2])) return s;
   }
   return check_append_overlap(args);
+}
+
+/// No output of draft_tree_from_parents meets another list.
+inline Status check_draft_overlap(const DraftTreeBatch& args) noexcept {
+  constexpr const char* kNames[] = {"parents", "offsets", "depth", "words", "faults"};
+  const Footprint lists[] = {footprint(args.parents), footprint(args.offsets), footprint(args.depth),
+                             footprint(args.words), footprint(args.faults)};
+  for (int output = 2; output < 5; ++output) {
+    for (int other = 0; other < output; ++other) {
+      if (overlap(lists[output], lists[other])) {
+        return failure({"draft_tree_from_parents", kNames[output]}, "overlap", 1, "==", 0);
+      }
+    }
+  }
+  return {};
+}
+
+inline Status validate(const DraftTreeBatch& args, MemorySpace space = MemorySpace::host) noexcept {
+  constexpr const char* kOp = "draft_tree_from_parents";
+  const std::int64_t nodes = args.parents.size(), trees = args.offsets.size() - 1;
+  if (Status s = check_array({kOp, "parents"}, args.parents, nodes < 0 ? 0 : nodes)) return s;
+  if (Status s = check_array({kOp, "offsets"}, args.offsets, trees < 0 ? 1 : trees + 1)) return s;
+  if (Status s = check_array({kOp, "depth"}, args.depth, nodes)) return s;
+  if (args.words_per_row < 1) return failure({kOp, "words_per_row"}, "", args.words_per_row, ">=", 1);
+  const std::int64_t words = checked_product(nodes, args.words_per_row);
+  if (words < 0) return failure({kOp, "words_per_row"}, "", args.words_per_row, "<=", INT64_MAX / nodes);
+  if (Status s = check_array({kOp, "words"}, args.words, words)) return s;
+  if (Status s = check_array({kOp, "faults"}, args.faults, trees)) return s;
+  if (Status s = check_space({kOp, "space"}, "", args.space, space)) return s;
+  return check_draft_overlap(args);
 }
 
 }  // namespace detail

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "prefixshare/detail/kv_scale.hpp"
 #include "prefixshare/detail/part_range.hpp"
 #include "prefixshare/detail/rope_rows.hpp"
 #include "prefixshare/detail/validate_ops.hpp"
@@ -12,25 +13,6 @@
 namespace prefixshare {
 inline namespace v0_1 {
 namespace detail {
-
-/// A slot of a pool.
-struct SlotIndex {
-  std::int64_t page;
-  std::int64_t slot;  ///< in the page
-};
-
-/// The scale of one KV head of one slot.
-inline float kv_scale_of(const KvScale& scale, SlotIndex at, std::int64_t page_size, std::int64_t heads,
-                         std::int64_t head) noexcept {
-  switch (scale.granularity) {
-    case ScaleGranularity::none: break;
-    case ScaleGranularity::tensor: return scale.data[0];
-    case ScaleGranularity::head: return scale.data[head];
-    case ScaleGranularity::token: return scale.data[(at.page * page_size + at.slot) * heads + head];
-    case ScaleGranularity::page: return scale.data[at.page * heads + head];
-  }
-  return 1;
-}
 
 /// Row (token, head) of `source` on its way to slot `at` of `pool`.
 template <class Acc>

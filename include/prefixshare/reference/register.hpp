@@ -3,9 +3,11 @@
 #pragma once
 
 #include "prefixshare/context.hpp"
+#include "prefixshare/reference/draft_tree.hpp"
 #include "prefixshare/reference/kv_append.hpp"
 #include "prefixshare/reference/merge_states.hpp"
 #include "prefixshare/reference/rope.hpp"
+#include "prefixshare/reference/rope_rebase.hpp"
 #include "prefixshare/reference/tree_attention.hpp"
 
 namespace prefixshare {
@@ -33,7 +35,9 @@ inline Status add_to(Context* context) noexcept {
   if (Status s = add_behind(&context->merge_states_backward, &merge_states_backward_part)) return s;
   if (Status s = add_behind(&context->rope_apply, &rope_apply_part)) return s;
   if (Status s = add_behind(&context->rope_shift, &rope_shift_part)) return s;
-  return add_behind(&context->kv_append, &kv_append_part);
+  if (Status s = add_behind(&context->rope_rebase, &rope_rebase_part)) return s;
+  if (Status s = add_behind(&context->kv_append, &kv_append_part)) return s;
+  return add_behind(&context->draft_tree_from_parents, &draft_tree_from_parents_part);
 }
 
 }  // namespace reference

@@ -98,6 +98,8 @@ class Tensor {
     return v;
   }
   void poison() { std::fill(bytes_.begin(), bytes_.end(), kPoison); }
+  /// All of it, guard bands too: for copies in other memory. The view begins 128 bytes in.
+  Span<unsigned char> memory() noexcept { return bytes_; }
 
   /// Element i, row-major.
   void set(std::int64_t i, double x) {

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stream of key tiles that a block works through: while one tile is multiplied, the next is on its way into shared
+// memory, and the places of the one after it are being looked up. The stream goes on from item to item.
+#pragma once
+
+#include <cstdint>
+
+#include "prefixshare/cuda/key_walk.cuh"
+#include "prefixshare/cuda/tile.cuh"
+
+namespace prefixshare {
+inline namespace v0_1 {
+namespace cuda {
+
+/// What a logit and a probability need of a key beside the key: only there if some pool has scales or a bias.
+struct KeyColumn {
+  const float* bias;         ///< null: none
+  std::int64_t bias_stride;  ///< from query head to query head
+  float k_scale, v_scale;
+
+  PREFIXSHARE_DEVICE float bias_of(std::int32_t q_head) const {
+    return bias == nullptr ? 0.0f : bias[q_head * bias_stride];
+  }
+};
+
+/// A tile of keys and values in shared memory, and which of its columns each packed row sees.
+template <int D, int Dv>
+struct KeyStage {
+  /// 64 keys; 32 where a head has so many dims that two blocks would not fit an SM otherwise.
+  static constexpr int kKeys = D > 192 ? 32 : 64;
+  static constexpr int kValuesAt = kKeys * Tile<D>::kRowBytes;
+  static constexpr int kVisibleAt = kValuesAt + kKeys * Tile<Dv>::kRowBytes;
+  static constexpr int kColumnsAt = kVisibleAt + kWideRows * 8;
+  static constexpr int kBytes = kColumnsAt + kKeys * static_cast<int>(sizeof(KeyColumn));
+  static constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kKeys);
+  static_assert(kBytes % 128 == 0);
+
+  unsigned char* data;
+
+  PREFIXSHARE_DEVICE Tile<D> keys() const { return {data}; }
+  PREFIXSHARE_DEVICE Tile<Dv> values() const { return {data + kValuesAt}; }
+  PREFIXSHARE_DEVICE std::uint64_t* visible() const { return reinterpret_cast<std::uint64_t*>(data + kVisibleAt); }
+  PREFIXSHARE_DEVICE KeyColumn* columns() const { return reinterpret_cast<KeyColumn*>(data + kColumnsAt); }
+};
+
+/// Whether logits depend on more of a key than its product with the query, and whether values have scales.
+PREFIXSHARE_DEVICE bool has_value_scales(const AttendParams& p) {
+  bool any = false;
+  PREFIXSHARE_UNROLL
+  for (int i = 0; i < kMaxPools; ++i) any = any || p.pools[i].v_scale.granularity != 0;
+  return any;
+}
+PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
+  bool any = has_value_scales(p);
+  PREFIXSHARE_UNROLL
+  for (int i = 0; i < kMaxPools; ++i) {
+    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0;
+  }
+  return any;
+}
+
+/// What a warp notes about the stream in shared memory: registers are few.
+template <int Keys>
+struct alignas(16) StreamNotes {
+  // The item that the walk is in, and the tile that was found in it.
+  KeyWalk<Keys> walk;
+  std::int32_t item, end;  // items of the block end there
+  std::int32_t kv_head, first_chunk;
+  std::int32_t instances, chunk, columns;
+  // The tile on its way, or kNoItem.
+  std::int32_t coming_item, coming_instances, coming_chunk;
+  std::int32_t coming_stage;
+  std::int32_t unused;
+
+  static constexpr std::int32_t kNoItem = -1;
+};
+
+/// The items of a forward.
+struct ForwardItems {
+  PREFIXSHARE_DEVICE const ImageItem& operator()(const AttendParams& p, std::int32_t i) const { return items_of(p)[i]; }
+};
+
+/// items(p, i), asked in ascending order, is item i: its runs, its packed rows, its KV head.
+template <int D, int Dv, class Items = ForwardItems>
+class KeyTiles {
+ public:
+  using Stage = KeyStage<D, Dv>;
+  using Notes = StreamNotes<Stage::kKeys>;
+  static constexpr int kBytes = 2 * Stage::kBytes + 4 * static_cast<int>(sizeof(Notes));
+
+  /// Starts the first tile of items [first, end), in memory of kBytes.
+  PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
+                              const Items& items = Items{})
+      : p_(p), memory_(memory), items_(items), has_columns_(has_key_columns(p)) {
+    Notes n{};
+    n.item = first - 1;
+    n.end = end;
+    n.coming_stage = 1;
+    for (int i = 0; i < 2; ++i) {
+      if (i > 0) start(&n);
+      find(&n);
+    }
+    note(n);
+  }
+
+  /// Whether the tile on its way belongs to this item, and to this one of its chunks.
+  PREFIXSHARE_DEVICE bool goes_on(std::int32_t item, std::int32_t chunk) const {
+    return notes()->coming_item == item && notes()->coming_chunk == chunk;
+  }
+  /// The item that it belongs to; -1: none comes.
+  PREFIXSHARE_DEVICE std::int32_t item() const { return notes()->coming_item; }
+  /// Row instances that it meets.
+  PREFIXSHARE_DEVICE std::int32_t instances() const { return notes()->coming_instances; }
+  PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
+
+  /// The tile on its way, once it is there for all threads; the next one starts. All that they did with the tile
+  /// before, or with `free`, is done.
+  PREFIXSHARE_DEVICE Stage take() {
+    ptx::copy_async_wait<0>();
+    ptx::sync_block();
+    Notes n = *notes();
+    const Stage taken = stage(n.coming_stage);
+    start(&n);
+    find(&n);
+    note(n);
+    return taken;
+  }
+  /// The stage that no copy is on its way to: after a sync_block the threads may use it until they `take`.
+  PREFIXSHARE_DEVICE Stage free() const { return stage(notes()->coming_stage ^ 1); }
+
+ private:
+  // A warp copies a quarter of the keys and values. Lane i looks up where key i of them lies, and the lanes after those
+  // where the values do.
+  static constexpr int kWarpKeys = Stage::kKeys / 4;
+
+  PREFIXSHARE_DEVICE Stage stage(int i) const { return {memory_ + i * Stage::kBytes}; }
+  PREFIXSHARE_DEVICE Notes* notes() const {
+    return reinterpret_cast<Notes*>(memory_ + 2 * Stage::kBytes) + ptx::warp();
+  }
+  PREFIXSHARE_DEVICE void note(const Notes& n) const {
+    ptx::sync_warp();  // they have been read
+    if (ptx::lane() == 0) *notes() = n;
+    ptx::sync_warp();
+  }
+  static PREFIXSHARE_DEVICE int warp_column(int thread) { return thread / 32 * kWarpKeys; }
+  static PREFIXSHARE_DEVICE int lane_column(int thread) { return warp_column(thread) + thread % kWarpKeys; }
+  static PREFIXSHARE_DEVICE bool lane_has_value(int thread) { return thread / kWarpKeys % 2 == 1; }
+
+  /// Looks up the places of the next tile and what this thread's row sees of it. The loads have as long as the products
+  /// of a tile take.
+  PREFIXSHARE_DEVICE void find(Notes* n) {
+    while (n->walk.done()) {
+      if (++n->item >= n->end) return;
+      open(items_(p_, n->item), n);
+    }
+    if (n->walk.instances(p_) != n->instances) meet(n->walk.instances(p_), n);
+    n->chunk = p_.plan.header().invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
+    const int column = lane_column(ptx::opaque(ptx::thread()));
+    place_ = {0, 0};
+    pool_ = 0;
+    visible_ = row_ < 0 ? Stage::kAll : 0;
+    n->columns = n->walk.next(p_, [&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
+      if (column >= begin && column < begin + count) {
+        place_ = place_of(p_, run, key + column - begin);
+        pool_ = run.pool;
+      }
+      if (row_ >= 0) visible_ |= visible_keys(p_, run, key, count, row_, order_) << begin;
+    });
+  }
+  /// Turns to an item: this thread, if it is one of the first kWideRows, has a packed row of it.
+  PREFIXSHARE_DEVICE void open(const ImageItem& item, Notes* n) {
+    n->walk.start(p_, item);
+    n->kv_head = item.kv_head;
+    n->first_chunk = first_chunk(p_, item);
+    n->instances = -1;
+    const int m = ptx::opaque(ptx::thread());
+    row_ = m < item.packed_count ? (item.first_packed + m) / (p_.Hq / p_.Hkv) : -1;
+  }
+  PREFIXSHARE_DEVICE void meet(std::int32_t instances, Notes* n) {
+    n->instances = instances;
+    if (row_ >= 0) order_ = order_of(p_, instances_of(p_)[instances + row_]);
+  }
+
+  /// Starts the copies of the tile that was found.
+  PREFIXSHARE_DEVICE void start(Notes* n) {
+    n->coming_item = n->item < n->end ? n->item : Notes::kNoItem;
+    if (n->item >= n->end) return;
+    n->coming_stage ^= 1;
+    n->coming_instances = n->instances;
+    n->coming_chunk = n->chunk;
+    const Stage to = stage(n->coming_stage);
+    const int thread = ptx::opaque(ptx::thread());
+    if (thread < kWideRows) to.visible()[thread] = visible_;
+    if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(thread, *n);
+    const unsigned char* row = address(lane_has_value(thread), n->kv_head);
+    const int left = n->columns - warp_column(thread);
+    copy(to.keys(), thread, row, 0, left);
+    copy(to.values(), thread, row, kWarpKeys, left);
+    ptx::copy_async_commit();
+  }
+  /// Copies this warp's rows of a tile, of which `left` have a key. The others become zero: what a probability of zero
+  /// is multiplied by must be finite.
+  template <int Width>
+  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane, int left) const {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < kChunkRounds<Width, kWarpKeys>; ++i) {
+      round_chunk<Width, kWarpKeys>(
+          i, thread % 32, warp_column(thread), row, first_lane,
+          [&](int r, int at, const unsigned char* from) { ptx::copy_async(to.data + at, from, r < left ? 16 : 0); });
+    }
+  }
+  /// Where the key, or the value, that this lane looked up begins.
+  PREFIXSHARE_DEVICE const unsigned char* address(bool value, std::int32_t kv_head) const {
+    const PoolParams& pool = p_.pools[pool_];
+    const std::int64_t offset =
+        value ? offset_of(pool.v_stride, place_, kv_head) : offset_of(pool.k_stride, place_, kv_head);
+    return static_cast<const unsigned char*>(value ? pool.v : pool.k) + 2 * offset;
+  }
+  PREFIXSHARE_DEVICE KeyColumn describe(int thread, const Notes& n) const {
+    if (lane_column(thread) >= n.columns) return {nullptr, 0, 1.0f, 1.0f};
+    const PoolParams& pool = p_.pools[pool_];
+    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, place_, pool.page_size, n.kv_head, p_.Hkv),
+                scale_at(pool.v_scale, place_, pool.page_size, n.kv_head, p_.Hkv)};
+    if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, place_, 0);
+    return c;
+  }
+
+  const AttendParams& p_;
+  unsigned char* memory_;
+  Items items_;
+  bool has_columns_;
+
+  // Of the tile that was found: this thread's row, and the place of its key or value.
+  std::int32_t row_ = -1;  // number in the tile of rows; -1: none
+  std::int32_t order_ = 0;
+  std::uint64_t visible_ = 0;
+  KeyPlace place_ = {0, 0};
+  std::int32_t pool_ = 0;
+};
+
+}  // namespace cuda
+}  // namespace v0_1
+}  // namespace prefixshare
