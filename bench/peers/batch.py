@@ -4,7 +4,12 @@
 Storage types: numpy's own for f32 and f16; a bf16 is the upper half of an f32, in an unsigned integer.
 """
 
+import itertools
+
 import numpy as np
+
+import machine
+from measure import Declined, Wrong
 
 STORAGE = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 
@@ -28,10 +33,6 @@ def from_storage(x, dtype):
     if dtype != "bf16":
         return x.astype(np.float32)
     return (x.astype(np.uint32) << 16).view(np.float32)
-
-
-class Declined(Exception):
-    """A peer does not take a case; the reason."""
 
 
 class Batch:
@@ -120,6 +121,7 @@ class Batch:
 
     def own_copies(self, head_major):
         """K and V, every sequence with all its keys: [sequence, key, head, D], or with heads before keys."""
+        self._require_memory()
 
         def gather(tensors):
             if not head_major:
@@ -144,8 +146,31 @@ class Batch:
     def _join(self, tensors, nodes):
         return np.concatenate([tensors[0][:0]] + [tensors[n] for n in nodes])
 
-    def own_copies_bytes(self):
-        return self.count * self.keys * self.Hkv * (self.D + self.Dv) * np.dtype(STORAGE[self.dtype]).itemsize
+    def _require_memory(self):
+        """For copies here and in a library; the system would give too much and then end the process."""
+        size = np.dtype(STORAGE[self.dtype]).itemsize * (self.D + self.Dv)
+        needed, there = 2 * self.count * self.keys * self.Hkv * size, machine.available_memory()
+        if there is not None and needed > there:
+            raise Declined(f"own copies of all keys need {needed >> 20} MiB of memory, {there >> 20} are there")
+
+    def node_count(self):
+        return len(self._nodes)
+
+    def length(self, node):
+        return self._nodes[node][1]
+
+    def node(self, number):
+        """K and V of a node: [key, head, D]."""
+        return self._k[number], self._v[number]
+
+    def levels(self):
+        """For each depth of the forest, its nodes in the order of the sequences, each with the number of sequences in
+        a row that have it."""
+        if len({len(path) for path in self.paths}) > 1:
+            raise Declined("its paths differ in depth")
+        return [
+            [(node, len(list(same))) for node, same in itertools.groupby(nodes)] for nodes in zip(*self.paths)
+        ]
 
     def flops(self):
         pairs = self.count * sum(self.visible(row) for row in range(self.rows))
@@ -169,21 +194,19 @@ class Batch:
         return (weights @ seen(self._v)).reshape(self.Hq, self.Dv)
 
     def error(self, answer):
-        """The largest error of sampled rows in the measure of BOUND. Raises ValueError if the answer is wrong."""
+        """The largest error of sampled rows in the measure of BOUND. Raises Wrong if there are more."""
         shape = (self.count, self.rows, self.Hq, self.Dv)
         if answer.shape != shape:
-            raise ValueError(f"wrong: its shape is {answer.shape}, want {shape}")
+            raise Wrong(f"its shape is {answer.shape}, want {shape}")
         if not np.isfinite(answer).all():
-            raise ValueError("wrong: not every value is finite")
+            raise Wrong("not every value is finite")
         worst, where = 0.0, (0, 0)
         for sample in self._samples:
             want = self.expected(*sample)
             off = np.abs(answer[sample] - want).max(axis=-1) / np.abs(want).max(axis=-1)
             worst, where = max((worst, where), (float(off.max()), sample))
         if worst > BOUND[self.dtype]:
-            raise ValueError(
-                "wrong: sequence {}, row {} is off by {:.2g}, at most {:.2g} is right".format(
-                    *where, worst, BOUND[self.dtype]
-                )
-            )
+            sequence, row = where
+            bound = BOUND[self.dtype]
+            raise Wrong(f"sequence {sequence}, row {row} is off by {worst:.2g}, at most {bound:.2g} is right")
         return worst

@@ -9,7 +9,6 @@ import numpy as np
 
 from batch import from_storage
 
-NAME = "ggml"
 TYPES = ("f32", "f16", "bf16")
 LIBRARY = pathlib.Path(__file__).resolve().parents[2] / "build" / "peers" / "ggml" / "driver" / "ggml_driver.so"
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 2}

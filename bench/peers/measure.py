@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A case on a peer: checked, then timed."""
+"""A case on a peer: checked, then timed. Needs only Python."""
 
-import batch
-import machine
-import timing
+
+class Declined(Exception):
+    """A peer does not take a case, or a layout of it; the reason."""
+
+
+class Wrong(Exception):
+    """An answer is not what attention gives; how."""
 
 
 class Meter:
-    def __init__(self, peer, threads, quick):
-        self._peer, self._threads = peer, threads
-        self._clock = timing.Clock(threads, quick)
+    """Measures a peer (see driver.py) with a clock, on what make_problem(case) gives: batch.Batch."""
+
+    def __init__(self, peer, runner, clock, make_problem):
+        self._peer, self._runner, self._clock, self._make_problem = peer, runner, clock, make_problem
 
     def result_of(self, case):
         """A line of the driver: an entry of Google Benchmark's JSON, or why the peer does not take the case."""
         if case["dtype"] not in self._peer.TYPES:
             return {"declined": f"it does not know {case['dtype']}"}
-        name = f"{case['name']}/threads:{self._threads}/{self._peer.NAME}"
+        name = f"{case['name']}/{self._runner}"
         entry = {
             "name": name,
             "run_name": name,
@@ -25,15 +30,16 @@ class Meter:
             "threads": 1,
         }
         try:
-            return {"benchmark": {**entry, **self._measure(batch.Batch(case))}}
-        except batch.Declined as reason:
+            return {"benchmark": {**entry, **self._measure(self._make_problem(case))}}
+        except Declined as reason:
             return {"declined": str(reason)}
+        except Wrong as error:
+            return {"benchmark": {**entry, "error_occurred": True, "error_message": f"wrong: {error}"}}
         except Exception as error:  # whatever a library raises is the case's result
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             return {"benchmark": {**entry, "error_occurred": True, "error_message": text}}
 
     def _measure(self, problem):
-        _require_memory(2 * problem.own_copies_bytes())  # numpy's and, at worst, the library's
         time, label, error = self._fastest(problem)
         ms = {key: 1e3 * time[key] for key in ("median", "low", "high")}
         return {
@@ -52,19 +58,19 @@ class Meter:
 
     def _fastest(self, problem):
         """Time, label and error of the fastest layout. A wrong one ends the case: it must not hide behind another."""
-        best = None
+        best, reason = None, Declined("it has no layout for the case")
         for label, prepare in self._peer.layouts(problem):
-            run, answer = prepare()
+            try:
+                run, answer = prepare()
+            except Declined as why:
+                reason = why
+                continue
+            run = self._clock.ready(run)
             error = problem.error(answer(run()))
             time = self._clock.time(run, problem.flushed)
             del run, answer  # and their memory
             if best is None or time["median"] < best[0]["median"]:
                 best = time, label, error
+        if best is None:
+            raise reason
         return best
-
-
-def _require_memory(needed):
-    """Raises where memory does not suffice: the system would give it and then end the process."""
-    there = machine.available_memory()
-    if there is not None and needed > there:
-        raise MemoryError(f"needs {needed >> 20} MiB of memory, {there >> 20} are there")

@@ -6,7 +6,6 @@ import numpy as np
 import onnxruntime as ort
 from onnx import helper
 
-NAME = "onnxruntime"
 TYPES = ("f32", "f16")
 session_options = ort.SessionOptions()
 

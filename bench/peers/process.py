@@ -12,6 +12,7 @@ import threading
 import machine
 
 CASE_SECONDS = 300  # without a line from the process; a compiler may be part of the first case
+LINE_CHARACTERS = 1 << 16  # of a longer one its beginning is read, which is no JSON
 END_SECONDS = 5  # for the process to end once its output has
 
 
@@ -20,6 +21,7 @@ class Outcome:
 
     def __init__(self):
         self.version = None
+        self.machine = None  # type of the device, if it runs on one
         self.missing = None  # why it is not there
         self.entries = []  # of Google Benchmark's JSON
         self.declined = {}  # by reason: names of cases
@@ -60,7 +62,7 @@ def run(command, request, log_path, say, case_seconds=CASE_SECONDS):
         finally:
             _end(process)
     if outcome.failure and outcome.current:
-        name = f"{outcome.current}/threads:{request['threads']}/{request['peer']}"
+        name = f"{outcome.current}/{request['runner']}"
         outcome.entries.append(
             {
                 "name": name,
@@ -75,11 +77,13 @@ def run(command, request, log_path, say, case_seconds=CASE_SECONDS):
 
 def _environment(threads):
     """Libraries that count threads by themselves; files that they write stay below build/."""
+    home = machine.ROOT / "build" / "peers"
     return {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(machine.ROOT / "build" / "peers" / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor"),
+        "FLASHINFER_WORKSPACE_BASE": str(home / "flashinfer"),
     }
 
 
@@ -107,7 +111,7 @@ def _take(line, waiting, outcome, say):
     if "missing" in message:
         outcome.missing = str(message["missing"])
     elif "peer" in message:
-        outcome.version = str(message["peer"])
+        outcome.version, outcome.machine = str(message["peer"]), message.get("machine")
     elif message.get("begin") in waiting:
         outcome.current = message["begin"]
     elif outcome.current and "declined" in message:
@@ -125,7 +129,7 @@ def _take(line, waiting, outcome, say):
 
 def _is_entry(entry, case):
     """Whether it is a case's, with a time or an error."""
-    if not isinstance(entry, dict) or not str(entry.get("name")).startswith(case + "/threads:"):
+    if not isinstance(entry, dict) or not str(entry.get("name")).startswith(case + "/"):
         return False
     if entry.get("error_occurred"):
         return isinstance(entry.get("error_message"), str)
@@ -136,7 +140,7 @@ def _is_entry(entry, case):
 
 def _read_lines(stream, lines):
     with stream:
-        for line in stream:
+        for line in iter(lambda: stream.readline(LINE_CHARACTERS), ""):
             lines.put(line)
     lines.put(None)
 

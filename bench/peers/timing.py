@@ -17,21 +17,35 @@ TICK_SECONDS = 0.01
 QUIET_TRIES = 3
 
 
+class Limits:
+    """Calls are repeated for so long and so often, but not beyond slow_seconds."""
+
+    def __init__(self, quick):
+        self.seconds, self.calls, self.slow_seconds = (0.08, 5, 0.4) if quick else (0.6, 7, 4.0)
+
+    def reached(self, passed, calls):
+        return passed >= self.slow_seconds or (passed >= self.seconds and calls >= self.calls)
+
+
 class Clock:
     """Times calls on `threads` threads; waits for others 60 seconds in all, in a quick run not at all."""
 
     def __init__(self, threads, quick):
         self.cores = sorted(os.sched_getaffinity(0))[:threads]
-        self.seconds, self.calls, self.slow_seconds = (0.08, 5, 0.4) if quick else (0.6, 7, 4.0)
+        self.limits = Limits(quick)
         self.patience = 0 if quick else 60
         self._scratch = None
 
+    def ready(self, call):
+        """The call as it is timed: as it is."""
+        return call
+
     def time(self, call, flushed):
-        """Median, quartiles and number of calls, and the cores that others used meanwhile; the least disturbed try."""
+        """What quartiles() gives, and the cores that others used meanwhile; the least disturbed try."""
         best = None
         for _ in range(QUIET_TRIES):
             begin = _cpu_times()
-            times = self._calls(call, flushed)
+            times = quartiles(self._calls(call, flushed))
             end = _cpu_times()
             result = {**times, "busy": _other_cores(begin, end)}
             if best is None or result["busy"] < best["busy"]:
@@ -52,11 +66,9 @@ class Clock:
             call()
             end = time.perf_counter()
             seconds.append(end - begin)
-            passed = end - start
-            if passed >= self.slow_seconds or (passed >= self.seconds and len(seconds) >= self.calls):
+            if self.limits.reached(end - start, len(seconds)):
                 break
-        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-        return {"median": median, "low": low, "high": high, "calls": len(seconds)}
+        return seconds
 
     def _flush(self):
         """Every core of the team reads twice the last-level cache."""
@@ -82,6 +94,12 @@ class Clock:
             time.sleep(0.2)
             others = _other_cores(begin, _cpu_times())
             self.patience -= 0.2
+
+
+def quartiles(seconds):
+    """Median, quartiles and number of calls."""
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return {"median": median, "low": low, "high": high, "calls": len(seconds)}
 
 
 def _cpu_times():

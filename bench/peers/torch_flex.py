@@ -6,9 +6,8 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import torch_tensors
-from torch_tensors import tensor, tensors
+from torch_tensors import answer, tensor, tensors
 
-NAME = "torch-flex"
 TYPES = ("f32", "f16", "bf16")
 
 
@@ -38,8 +37,8 @@ def _own_copies(problem):
         def sees(b, h, row, key):
             return key <= row + before
 
-        block_mask = create_block_mask(sees, None, None, problem.rows, problem.keys, device="cpu")
-    return _call(problem, q, k, v, block_mask), lambda o: o.transpose(1, 2).float().numpy()
+        block_mask = create_block_mask(sees, None, None, problem.rows, problem.keys, device=torch_tensors.device)
+    return _call(problem, q, k, v, block_mask), lambda o: answer(o.transpose(1, 2))
 
 
 def _packed(problem):
@@ -55,9 +54,9 @@ def _packed(problem):
             at = key - shared - row // rows * own  # in the suffix of the row's own sequence
             return (key < shared) | ((at >= 0) & (at <= row % rows + own - rows))
 
-        block_mask = create_block_mask(sees, None, None, problem.count * rows, packed[0].shape[2], device="cpu")
+        block_mask = create_block_mask(sees, None, None, problem.count * rows, packed[0].shape[2], device=torch_tensors.device)
 
-    def answer(o):
-        return o[0].transpose(0, 1).unflatten(0, (problem.count, rows)).float().numpy()
+    def unpack(o):
+        return answer(o[0].transpose(0, 1).unflatten(0, (problem.count, rows)))
 
-    return _call(problem, q, *packed, block_mask), answer
+    return _call(problem, q, *packed, block_mask), unpack

@@ -4,21 +4,21 @@ each sequence against its suffix in a batched call, and the two parts merged by 
 
 import torch
 
-from batch import Declined
+from measure import Declined
 from torch_tensors import fold, start, tensor, tensors, unfold  # start is the driver's
 
-NAME = "torch-hydragen"
 TYPES = ("f32", "f16", "bf16")
 
 
 def layouts(problem):
     if problem.shared == 0:
         raise Declined("its sequences share nothing")
-    yield "products and softmax", lambda: _hydragen(problem, _by_products)
-    yield "flash operator of SDPA", lambda: _hydragen(problem, _by_flash)
+    yield "products and softmax", lambda: hydragen(problem, by_products)
+    yield "flash operator of SDPA", lambda: hydragen(problem, _by_flash)
 
 
-def _hydragen(problem, attend):
+def hydragen(problem, attend):
+    """attend(q, k, v, scale, mask) gives o and the natural logsumexp, [batch, head, row, Dv] and [batch, head, row]."""
     prefix = [x.transpose(0, 1).contiguous()[None] for x in tensors(problem.prefix(), problem.dtype)]
     suffix = [x.transpose(1, 2).contiguous() for x in tensors(problem.suffixes(), problem.dtype)]
     q = fold(tensor(problem.q, problem.dtype), problem)
@@ -37,11 +37,11 @@ def _hydragen(problem, attend):
 
 def _suffix_mask(problem, dtype):
     """To be added to the scores of a group's rows."""
-    seen = torch.from_numpy(problem.mask()[:, problem.shared :])
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf")).repeat(problem.group, 1)
+    seen = tensor(problem.mask()[:, problem.shared :], "bool")
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf")).repeat(problem.group, 1)
 
 
-def _by_products(q, k, v, scale, mask):
+def by_products(q, k, v, scale, mask):
     """Scores in the storage type, as the product leaves them; softmax in f32."""
     scores = ((q * scale) @ k.transpose(-2, -1)).float()
     if mask is not None:

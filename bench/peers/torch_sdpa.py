@@ -4,9 +4,8 @@
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from torch_tensors import fold, start, tensor, tensors, unfold  # start is the driver's
+from torch_tensors import answer, fold, start, tensor, tensors, unfold  # start is the driver's
 
-NAME = "torch-sdpa"
 TYPES = ("f32", "f16", "bf16")
 
 
@@ -19,7 +18,7 @@ def layouts(problem):
 
 def _mask(problem, repeat=1):
     mask = problem.mask()
-    return None if mask is None else torch.from_numpy(mask).repeat(repeat, 1)
+    return None if mask is None else tensor(mask, "bool").repeat(repeat, 1)
 
 
 def _by_heads(problem, head_major):
@@ -32,7 +31,7 @@ def _by_heads(problem, head_major):
     def run():
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=problem.scale, enable_gqa=gqa)
 
-    return run, lambda o: o.transpose(1, 2).float().numpy()
+    return run, lambda o: answer(o.transpose(1, 2))
 
 
 def _folded(problem):

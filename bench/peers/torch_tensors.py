@@ -3,6 +3,8 @@
 
 import torch
 
+device = torch.device("cpu")  # torch_cuda makes it another
+
 
 def start(threads):
     torch.set_num_threads(threads)
@@ -12,14 +14,19 @@ def start(threads):
 
 
 def tensor(array, dtype):
-    """A view of an array of storage type `dtype`."""
-    if dtype == "bf16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    """An array of storage type `dtype`, of bool or of integers; on a CPU a view of it."""
+    if dtype == "bf16" and array.dtype == "uint16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16).to(device)
+    return torch.from_numpy(array).to(device)
 
 
 def tensors(arrays, dtype):
     return [tensor(array, dtype) for array in arrays]
+
+
+def answer(o):
+    """A result [sequence, row, head, Dv] as the driver wants it."""
+    return o.float().cpu().numpy()
 
 
 def fold(q, problem):
@@ -31,4 +38,4 @@ def fold(q, problem):
 def unfold(o, problem):
     """Back, to an answer."""
     by_group = o.view(problem.count, problem.Hkv, problem.group, problem.rows, problem.Dv)
-    return by_group.permute(0, 3, 1, 2, 4).reshape(problem.count, problem.rows, problem.Hq, problem.Dv).float().numpy()
+    return answer(by_group.permute(0, 3, 1, 2, 4).reshape(problem.count, problem.rows, problem.Hq, problem.Dv))

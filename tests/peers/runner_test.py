@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,13 @@ import workload_list  # noqa: E402
 LIST = HERE / "workloads.json"
 
 
+def listed():
+    return workload_list.read(LIST.read_text(), "list")
+
+
 def cases(quick=False, pattern=""):
-    return workload_list.cases_of(workload_list.read(LIST.read_text(), "list"), "list", quick, pattern)
+    found = workload_list.suite(workload_list.SUITE, listed(), "list", quick)
+    return [case for case in found if re.search(pattern, case["name"])]
 
 
 class Runner(unittest.TestCase):
@@ -67,6 +73,15 @@ class Runner(unittest.TestCase):
         for key in ("date", "host_name", "machine", "cpu", "commit", "prefixshare", "threads", "quick"):
             self.assertIsInstance(document["context"][key], str, key)
 
+    def test_wrong(self):
+        result, printed = self.run_fake("wrong")
+        self.assertIs(result, False)
+        name = f"{cases()[1]['name']}/threads:1/fake"
+        self.assertIn(f"{name}: wrong: sequence 0, row 0 is off by 1\n", printed)
+        self.assertIn(f"{len(cases()) - 1} cases timed, 1 went wrong", printed)
+        wrong = [entry for entry in self.entries() if "real_time" not in entry]
+        self.assertEqual([entry["name"] for entry in wrong], [name])
+
     def test_crash(self):
         self.assert_fails("crash", "crashed (SIGABRT): out of luck")
 
@@ -75,6 +90,12 @@ class Runner(unittest.TestCase):
 
     def test_garbage(self):
         self.assert_fails("garbage", "printed what is no result: 'Segmentation fault (not really)'")
+
+    def test_truncated(self):
+        self.assert_fails("truncated", """printed what is no result: '{"benchmark": {"name": "C1/f32", "real_t'""")
+
+    def test_endless(self):
+        self.assert_fails("endless", "printed what is no result: 'xxx")
 
     def test_nonsense(self):
         self.assert_fails("nonsense", "printed what is no result of a case")
@@ -116,17 +137,42 @@ class Options(unittest.TestCase):
         self.assertIn("no number from 1 to", self.refusal("--threads", "0"))
         self.assertIn("cannot be read", self.refusal("--workloads", "/nowhere"))
         self.assertIn("is no regular expression", self.refusal(*given, "--filter", "("))
-        self.assertIn("is in the name of no case", self.refusal(*given, "--filter", "C99"))
+        self.assertIn("is in the name of no case", self.refusal(*given, "ggml", "--filter", "C99"))
+        self.assertIn("is in the name of no workload", self.refusal(*given, "--workload", "C99"))
+        self.assertIn("is no regular expression", self.refusal(*given, "--workload", "("))
+        self.assertIn("--scale", self.refusal(*given, "--scale", "2"))
+        self.assertIn("--scale", self.refusal(*given, "--workload", "C1", "--scale", "0"))
         self.assertIn("this is no JSON", self.refusal("--workloads", __file__))
+        self.assertIn("none of the suite's workloads", self.refusal(*given, "cuda:flashinfer"))
+
+    def test_truncated_list(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(LIST.read_text()[:-20])
+            file.flush()
+            self.assertIn("or only a part of it", self.refusal("--workloads", file.name))
 
 
 class List(unittest.TestCase):
     def test_names(self):
         self.assertIn("C1/flushed/bf16", [case["name"] for case in cases()])
         self.assertEqual([case["name"] for case in cases(True, "^C5")], ["C5/scale:8/bf16"])
+        self.assertEqual([case["name"] for case in cases(True, "^C4")], ["C4/scale:8/f32"])
+
+    def test_chosen(self):
+        def names(expression, scale=1):
+            found, other = workload_list.chosen(listed(), "list", expression, scale)
+            return [case["name"] for case in found], other
+
+        self.assertEqual(names("^C[15]", 4), (["C1/scale:4/bf16", "C5/scale:4/bf16"], []))
+        self.assertEqual(names("C1"), (["C1/bf16"], []))
+        document = json.loads(LIST.read_text())
+        document["workloads"][0]["draft_parents"] = [-1]
+        document["workloads"][2]["task"] = "merge"
+        found, other = workload_list.chosen(workload_list.read(json.dumps(document), "list"), "list", "C[14]", 1)
+        self.assertEqual((found, other), ([], ["C1", "C4"]))
 
     def test_lengths(self):
-        case = cases(True, "^C4/.*f32")[0]
+        case = cases(True, "^C4/.*f32")[0]  # 24, 8 and 8 tokens, 8 rows
         self.assertEqual(case["nodes"], [[-1, 3], [0, 1], [0, 1]])
         self.assertEqual(case["sequences"], [[1, 1], [2, 1]])
 
@@ -134,7 +180,7 @@ class List(unittest.TestCase):
         document = json.loads(LIST.read_text())
         change(document["workloads"][0])
         with self.assertRaisesRegex(workload_list.FormatError, message):
-            workload_list.cases_of(workload_list.read(json.dumps(document), "list"), "list", False, "")
+            workload_list.suite(workload_list.SUITE, workload_list.read(json.dumps(document), "list"), "list", False)
 
     def test_other_formats(self):
         self.assert_refused(lambda w: w.pop("name"), "list: workload 0 has no name")

@@ -5,7 +5,6 @@ import numpy as np
 
 from batch import from_storage
 
-NAME = "good"
 TYPES = ("f32", "f16", "bf16")
 
 

@@ -3,7 +3,6 @@
 
 import good
 
-NAME = "liar"
 TYPES = good.TYPES
 
 
