@@ -48,7 +48,12 @@ def main(arguments):
     except (UsageError, workload_list.FormatError) as error:
         print(f"bench/peers/run: {error}", file=sys.stderr)
         return 2
-    went_well = [run_peer(name, driver_of(name), cases[name], options) for name in options.peers if cases[name]]
+    went_well = []
+    for name in options.peers:
+        if cases[name]:
+            went_well.append(run_peer(name, driver_of(name), cases[name], options))
+        else:
+            print(f"{name}: the filter leaves none of its cases", flush=True)
     return 0 if True in went_well and False not in went_well else 1
 
 
@@ -162,7 +167,7 @@ def run_peer(name, driver, cases, options, case_seconds=process.CASE_SECONDS):
         log = options.out / f"{runner.replace('/', '.').replace(':', '-')}.log"
         outcome = process.run(driver + [str(threads)], request, log, _print_entry, case_seconds)
         if outcome.missing:
-            hint = f" (bench/peers/setup {PEERS[name].setup})" if name in PEERS else ""
+            hint = f" (bench/peers/setup {PEERS[name].setup})" if name in PEERS and outcome.installable else ""
             print(f"{name}: missing: {outcome.missing}{hint}", flush=True)
             return None
         context["peer"] = outcome.version or name

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one peer in this process: driver.py MODULE THREADS, with the cases as JSON on standard input.
 
-Prints one JSON object a line: {"missing": why} alone; else {"peer": name and version, "machine": of a device}, then
+Prints one JSON object a line: {"missing": why, "installable": whether setup helps} alone; else {"peer": name and version, "machine": of a device}, then
 for each case {"begin": name} and what became of it: {"benchmark": entry} as Google Benchmark has it, or
 {"declined": why}. What a library prints goes to standard error.
 
@@ -35,7 +35,7 @@ def main(module_name, threads):
         peer = importlib.import_module(module_name)
         version = peer.start(threads)
     except (ImportError, OSError) as error:
-        tell(missing=_one_line(error))
+        tell(missing=_one_line(error), installable=isinstance(error, ImportError))
         return
     tell(peer=f"{request['peer']} {version}", machine=peer.machine() if hasattr(peer, "machine") else None)
     clock = getattr(peer, "Clock", timing.Clock)(threads, request["quick"])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A case on a peer: checked, then timed. Needs only Python."""
 
+import sys
+
 
 class Declined(Exception):
     """A peer does not take a case, or a layout of it; the reason."""
@@ -57,20 +59,25 @@ class Meter:
         }
 
     def _fastest(self, problem):
-        """Time, label and error of the fastest layout. A wrong one ends the case: it must not hide behind another."""
+        """Time, label and error of the fastest layout. One that the library refuses goes to the log; a wrong one ends
+        the case: it must not hide behind another."""
         best, reason = None, Declined("it has no layout for the case")
         for label, prepare in self._peer.layouts(problem):
             try:
-                run, answer = prepare()
-            except Declined as why:
-                reason = why
+                time, error = self._time(problem, *prepare())
+            except Wrong:
+                raise
+            except Exception as why:
+                reason = why.with_traceback(None)  # which holds memory
+                print(f"{problem.name}: {label}: {why}", file=sys.stderr)
                 continue
-            run = self._clock.ready(run)
-            error = problem.error(answer(run()))
-            time = self._clock.time(run, problem.flushed)
-            del run, answer  # and their memory
             if best is None or time["median"] < best[0]["median"]:
                 best = time, label, error
         if best is None:
             raise reason
         return best
+
+    def _time(self, problem, run, answer):
+        run = self._clock.ready(run)
+        error = problem.error(answer(run()))
+        return self._clock.time(run, problem.flushed), error

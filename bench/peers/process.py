@@ -23,6 +23,7 @@ class Outcome:
         self.version = None
         self.machine = None  # type of the device, if it runs on one
         self.missing = None  # why it is not there
+        self.installable = True  # if it is missing: whether setup helps
         self.entries = []  # of Google Benchmark's JSON
         self.declined = {}  # by reason: names of cases
         self.current = None  # name of the case that is being run
@@ -109,7 +110,7 @@ def _take(line, waiting, outcome, say):
     if not isinstance(message, dict):
         raise Garbage(f"printed what is no result: {shown}")
     if "missing" in message:
-        outcome.missing = str(message["missing"])
+        outcome.missing, outcome.installable = str(message["missing"]), message.get("installable", True)
     elif "peer" in message:
         outcome.version, outcome.machine = str(message["peer"]), message.get("machine")
     elif message.get("begin") in waiting:

@@ -10,7 +10,7 @@ import timing
 import torch_tensors
 
 if not torch.cuda.is_available():
-    raise ImportError("torch finds no CUDA device")
+    raise OSError("torch finds no CUDA device")
 torch_tensors.device = torch.device("cuda")
 
 

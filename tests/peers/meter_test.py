@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a case becomes a result, with made-up problems, peers and clocks: nothing wrong is timed. Needs only Python."""
 
+import contextlib
+import io
 import pathlib
 import sys
 import types
@@ -21,7 +23,7 @@ class Problem:
     flushed = False
 
     def __init__(self, case):
-        self.case = case
+        self.name = case["name"]
 
     def flops(self):
         return 10
@@ -67,7 +69,8 @@ def peer(*layouts):
 class Meter(unittest.TestCase):
     def result_of(self, a_peer, case=CASE):
         self.clock = Clock()
-        return measure.Meter(a_peer, "threads:2/fake", self.clock, Problem).result_of(case)
+        with contextlib.redirect_stderr(io.StringIO()):  # what goes to the log
+            return measure.Meter(a_peer, "threads:2/fake", self.clock, Problem).result_of(case)
 
     def test_fastest(self):
         entry = self.result_of(peer((3, 7), (2, 7), (4, 7)))["benchmark"]
@@ -91,6 +94,8 @@ class Meter(unittest.TestCase):
     def test_exception(self):
         entry = self.result_of(peer(RuntimeError("no\n  kernel")))["benchmark"]
         self.assertEqual(entry["error_message"], "RuntimeError: no kernel")
+        entry = self.result_of(peer(RuntimeError("no kernel"), (3, 7)))["benchmark"]
+        self.assertEqual(entry["label"], "layout 1")
 
     def test_declined(self):
         self.assertEqual(self.result_of(peer((3, 7)), {**CASE, "dtype": "f64"}), {"declined": "it does not know f64"})
