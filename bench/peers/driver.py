@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one peer in this process: driver.py MODULE THREADS, with the cases as JSON on standard input.
 
-Prints one JSON object a line: {"missing": why, "installable": whether setup helps} alone; else {"peer": name and version, "machine": of a device}, then
-for each case {"begin": name} and what became of it: {"benchmark": entry} as Google Benchmark has it, or
-{"declined": why}. What a library prints goes to standard error.
+Prints one JSON object a line: {"missing": why, "installable": whether setup helps} alone; else
+{"peer": name and version, "machine": type of the device, if it is on one}, then for each case {"begin": name} and what
+became of it: {"benchmark": entry} as Google Benchmark has it, or {"declined": why}. What a library prints goes to
+standard error.
 
 The module of a peer imports its library, so that ImportError says that it is missing, and has
     TYPES           storage types that it takes

@@ -11,7 +11,7 @@ import threading
 
 import machine
 
-CASE_SECONDS = 300  # without a line from the process; a compiler may be part of the first case
+CASE_SECONDS = 600  # without a line from the process; compilers may be part of the first case
 LINE_CHARACTERS = 1 << 16  # of a longer one its beginning is read, which is no JSON
 END_SECONDS = 5  # for the process to end once its output has
 

@@ -6,14 +6,10 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import torch_tensors
-from torch_tensors import answer, tensor, tensors
+from torch_tensors import answer, start, tensor, tensors  # start is the driver's
 
 TYPES = ("f32", "f16", "bf16")
-
-
-def start(threads):
-    torch._dynamo.config.recompile_limit = 1 << 16  # every case has another shape and mask
-    return torch_tensors.start(threads)
+torch._dynamo.config.recompile_limit = 1 << 16  # every case has another shape and mask
 
 
 def layouts(problem):
@@ -54,7 +50,8 @@ def _packed(problem):
             at = key - shared - row // rows * own  # in the suffix of the row's own sequence
             return (key < shared) | ((at >= 0) & (at <= row % rows + own - rows))
 
-        block_mask = create_block_mask(sees, None, None, problem.count * rows, packed[0].shape[2], device=torch_tensors.device)
+        keys = packed[0].shape[2]
+        block_mask = create_block_mask(sees, None, None, problem.count * rows, keys, device=torch_tensors.device)
 
     def unpack(o):
         return answer(o[0].transpose(0, 1).unflatten(0, (problem.count, rows)))

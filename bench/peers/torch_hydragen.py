@@ -38,7 +38,8 @@ def hydragen(problem, attend):
 def _suffix_mask(problem, dtype):
     """To be added to the scores of a group's rows."""
     seen = tensor(problem.mask()[:, problem.shared :], "bool")
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf")).repeat(problem.group, 1)
+    nothing = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return nothing.masked_fill_(~seen, float("-inf")).repeat(problem.group, 1)
 
 
 def by_products(q, k, v, scale, mask):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """torch.nn.functional.scaled_dot_product_attention: one batched call, in which every sequence has all its keys."""
 
-import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from torch_tensors import answer, fold, start, tensor, tensors, unfold  # start is the driver's

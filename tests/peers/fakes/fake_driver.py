@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A driver without a library: fake_driver.py BEHAVIOUR THREADS answers the first case, in the second does as it is told."""
+"""A driver without a library: fake_driver.py BEHAVIOUR THREADS does as it is told in the second case."""
 
 import json
 import os
