@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "support/attention.hpp"
 #include "support/data.hpp"
 #include "support/simt_device.hpp"

@@ -416,7 +416,7 @@ void write_report(const std::string& folder, const std::vector<Record>& lines) {
 }  // namespace
 
 Stage bench_stage(const StageOptions& options) {
-  constexpr double kSecondsEach = 120;
+  constexpr double kSecondsOfBench = 120;
   Stage stage{"bench",
               {},
               {"case", "us", "floor_us", "floor_of", "floor_fraction", "vs_unshared", "plan_us", "eager_us"},
@@ -429,7 +429,7 @@ Stage bench_stage(const StageOptions& options) {
   for (const BenchWorkload& w : read_workloads(options.workloads)) {
     const auto add = [&](const std::string& layout, const auto& run) {
       const auto on_target = [=] { return run(target_of(make), ceilings(target_of(make))); };
-      stage.cases.push_back({w.name + layout, on_target, kSecondsEach});
+      stage.cases.push_back({w.name + layout, on_target, kSecondsOfBench});
     };
     if (w.kind == "merge") {
       add("/merge_states", [=](const Target& t, const Ceilings& c) { return merge(t, w, c, quick); });

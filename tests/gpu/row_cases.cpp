@@ -133,7 +133,7 @@ Result merge_gradient_result(const Target& target, const MergeCase& c, std::uint
   };
   for (int p = 0; p < c.parts; ++p) grads.push_back(fresh(c.type, DType::f32));
   for (int p = 0; p < c.parts; ++p) want.push_back(fresh(DType::f64, DType::f64));
-  HostState out = fresh(DType::f32, DType::f32), dout = fresh(c.type, DType::f32);
+  HostState out = fresh(c.out_type, DType::f32), dout = fresh(c.type, DType::f32);
   throw_if_error(merge_states(portable(), {states_of(parts), out.state()}));
   dout.o.fill_normal(&random), dout.lse.fill_normal(&random);
   const HostState wide_out = out.wide(), wide_dout = dout.wide();
@@ -288,15 +288,21 @@ std::vector<std::int64_t> random_slots(std::int64_t tokens, std::int64_t capacit
   return all;
 }
 
-Result append_result(const Target& target, DType type, DType cache, bool rotate, std::uint64_t seed) {
-  constexpr std::int64_t kTokens = 50, kHeads = 3, kD = 96, kDv = 80, kPages = 9, kPage = 16;
+struct AppendCase {
+  DType type, cache;
+  bool rotate, odd;  ///< odd: rows that are not aligned, and dims that are no vectors
+};
+
+Result append_result(const Target& target, const AppendCase& c, std::uint64_t seed) {
+  constexpr std::int64_t kTokens = 50, kHeads = 3, kPages = 9, kPage = 16;
   constexpr std::int32_t kMost = 100'000;
+  const std::int64_t D = c.odd ? 77 : 96, Dv = c.odd ? 51 : 80;
   Random random(seed);
-  const Turns turns(64, 16, RopePairing::half);
+  const Turns turns = c.odd ? Turns(30, 5, RopePairing::half) : Turns(64, 16, RopePairing::half);
   const RopeTable table = turns.get();
-  Tensor<3> k(type, {kTokens, kHeads, kD}, {4, false}), v(type, {kTokens, kHeads, kDv}, {0, true});
+  Tensor<3> k(c.type, {kTokens, kHeads, D}, {c.odd ? 3 : 8, false}), v(c.type, {kTokens, kHeads, Dv}, {0, true});
   k.fill_normal(&random), v.fill_normal(&random);
-  Tensor<4> k_pool(cache, {kPages, kPage, kHeads, kD}, {0, true}), v_pool(cache, {kPages, kPage, kHeads, kDv});
+  Tensor<4> k_pool(c.cache, {kPages, kPage, kHeads, D}, {0, true}), v_pool(c.cache, {kPages, kPage, kHeads, Dv});
   const std::vector<std::int64_t> slots = random_slots(kTokens, kPages * kPage, &random);
   std::vector<std::int32_t> positions(kTokens);
   for (std::int32_t& p : positions) p = random.between(0, kMost);
@@ -304,13 +310,13 @@ Result append_result(const Target& target, DType type, DType cache, bool rotate,
   for (float& s : scales) s = static_cast<float>(0.5 + random.uniform());
 
   const Tensor<3> wide_k = widened(k), wide_v = widened(v);
-  const Tensor<4> want_k(DType::f64, {kPages, kPage, kHeads, kD}), want_v(DType::f64, {kPages, kPage, kHeads, kDv});
+  const Tensor<4> want_k(DType::f64, {kPages, kPage, kHeads, D}), want_v(DType::f64, {kPages, kPage, kHeads, Dv});
   KvAppend args;
   args.k = wide_k.view(), args.v = wide_v.view();
   args.pool.k = want_k.view(), args.pool.v = want_v.view();
   args.pool.k_scale = {scales.data(), ScaleGranularity::head};
   args.slots = slots, args.positions = positions;
-  args.rope = rotate ? &table : nullptr;
+  args.rope = c.rotate ? &table : nullptr;
   throw_if_error(kv_append(portable(), args));
 
   const TensorThere<3> k_there(target, &k), v_there(target, &v);
@@ -327,25 +333,26 @@ Result append_result(const Target& target, DType type, DType cache, bool rotate,
   target.machine->wait();
   k_pool_there.fetch(), v_pool_there.fetch();
   Result r;  // slots that no token names are NaN in both
-  include("k", compare_with(k_pool, want_k, testing::rope_tolerance(DType::f32, rotate ? kMost : 0)),
+  include("k", compare_with(k_pool, want_k, testing::rope_tolerance(DType::f32, c.rotate ? kMost : 0)),
           k_pool.guards_intact(), &r);
   include("v", compare_with(v_pool, want_v, testing::rope_tolerance(DType::f32, 0)), v_pool.guards_intact(), &r);
   return r;
 }
 
-Result rebase_result(const Target& target, DType type, RopePairing pairing, std::uint64_t seed) {
-  constexpr std::int64_t kHeads = 2, kD = 128, kDv = 64, kPages = 12, kPage = 16;
+Result rebase_result(const Target& target, DType type, RopePairing pairing, bool odd, std::uint64_t seed) {
+  constexpr std::int64_t kHeads = 2, kPages = 12, kPage = 16;
   constexpr std::int32_t kMost = 50'000, kLayers = 3;
   Random random(seed);
-  const Turns turns(128, 0, pairing);
+  const std::int64_t D = odd ? 77 : 128, Dv = odd ? 51 : 64;
+  const Turns turns = odd ? Turns(30, 5, pairing) : Turns(128, 0, pairing);
   // Pages 0 to 3 stay where they are and turn; 4 and 5 go to several others.
   const std::vector<std::int32_t> from = {0, 1, 2, 4, 4, 5, 5}, to = {0, 1, 2, 6, 7, 8, 11};
   std::vector<std::int32_t> deltas;
   for (std::size_t i = 0; i < from.size(); ++i) deltas.push_back(i == 1 ? 0 : random.between(-kMost, kMost));
   std::vector<Tensor<4>> k, v, want_k, want_v;
   for (int l = 0; l < kLayers; ++l) {
-    k.emplace_back(type, Tensor<4>::Shape{kPages, kPage, kHeads, kD}, TensorLayout{l == 1 ? 8 : 0, l == 2});
-    v.emplace_back(type, Tensor<4>::Shape{kPages, kPage, kHeads, kDv}, TensorLayout{0, l == 1});
+    k.emplace_back(type, Tensor<4>::Shape{kPages, kPage, kHeads, D}, TensorLayout{l == 1 ? 8 : 0, l == 2});
+    v.emplace_back(type, Tensor<4>::Shape{kPages, kPage, kHeads, Dv}, TensorLayout{0, l == 1});
     k.back().fill_normal(&random), v.back().fill_normal(&random);
     want_k.push_back(widened(k.back())), want_v.push_back(widened(v.back()));
   }
@@ -389,17 +396,22 @@ void add_caches(const CaseOptions& options, std::vector<Case>* cases) {
   for (const DType type : kTypes) {
     for (const DType cache : kTypes) {
       for (const bool rotate : {true, false}) {
-        ++seed;
-        cases->push_back(
-            {std::string("kv append/") + to_string(type) + " into " + to_string(cache) + (rotate ? " turning" : ""),
-             [=] { return append_result(target_of(make), type, cache, rotate, seed); }});
+        for (const bool odd : {false, true}) {
+          ++seed;
+          const AppendCase c{type, cache, rotate, odd};
+          cases->push_back({std::string("kv append/") + to_string(type) + " into " + to_string(cache) +
+                                (rotate ? " turning" : "") + (odd ? " odd" : ""),
+                            [=] { return append_result(target_of(make), c, seed); }});
+        }
       }
     }
     for (const RopePairing pairing : {RopePairing::half, RopePairing::interleaved}) {
-      ++seed;
-      cases->push_back(
-          {std::string("rope rebase/") + to_string(type) + (pairing == RopePairing::half ? " half" : " interleaved"),
-           [=] { return rebase_result(target_of(make), type, pairing, seed); }});
+      for (const bool odd : {false, true}) {
+        ++seed;
+        cases->push_back({std::string("rope rebase/") + to_string(type) +
+                              (pairing == RopePairing::half ? " half" : " interleaved") + (odd ? " odd" : ""),
+                          [=] { return rebase_result(target_of(make), type, pairing, odd, seed); }});
+      }
     }
   }
 }

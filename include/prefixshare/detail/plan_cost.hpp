@@ -39,7 +39,7 @@ class TileCost {
   std::int64_t pieces(std::int64_t rows) const noexcept { return work_pieces(kind_, cost_, rows * group_); }
   /// Starting the work of a tile for some of its KV heads, which are one item.
   double item(std::int64_t rows, std::int32_t heads) const noexcept {
-    return cost_.by_head ? cost_.item * static_cast<double>(pieces(rows) * heads / kind_.Hkv) : cost_.item;
+    return cost_.by_head ? cost_.item * static_cast<double>(pieces(rows) * heads) / kind_.Hkv : cost_.item;
   }
   /// One key against the rows of one tile, all heads.
   double key(std::int64_t rows) const noexcept {
