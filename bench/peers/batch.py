@@ -38,9 +38,10 @@ def from_storage(x, dtype):
 class Batch:
     """Equal sequences: `count` of them, each of `keys` tokens, of which the last `rows` are query rows.
 
-    The first `shared` tokens of all paths are the same memory, if there is more than one sequence. Values are normal
-    numbers. Each head of a few sampled rows has a key as its query: the first or last one that it may see, one beside
-    the border of a node, or the first that it must not see. It is the key that weighs most, if it is seen.
+    The first `shared` tokens of all paths are the same memory, if there is more than one sequence; every row sees them
+    all. Values are normal numbers. Each head of a few sampled rows has a key as its query: the first or last one that
+    it may see, one beside the border of a node, or the first that it must not see. It is the key that weighs most, if
+    it is seen.
     """
 
     def __init__(self, case):
@@ -68,11 +69,14 @@ class Batch:
         return path
 
     def _common_nodes(self):
-        """How many nodes the paths have in common; none if there is one path only."""
+        """How many first nodes the paths have in common, which every row sees whole; none if there is one path only."""
         if self.count == 1:
             return 0
-        at = 0
+        at, end = 0, 0
         while all(len(path) > at and path[at] == self.paths[0][at] for path in self.paths):
+            end += self.length(self.paths[0][at])
+            if end > self.visible(0):
+                break
             at += 1
         return at
 
@@ -121,7 +125,7 @@ class Batch:
 
     def own_copies(self, head_major):
         """K and V, every sequence with all its keys: [sequence, key, head, D], or with heads before keys."""
-        self._require_memory()
+        self._require_memory(self.keys)
 
         def gather(tensors):
             if not head_major:
@@ -140,18 +144,20 @@ class Batch:
 
     def suffixes(self):
         """K and V of what is not shared: [sequence, key, head, D]."""
+        self._require_memory(self.keys - self.shared)
         own = [path[self._common :] for path in self.paths]
         return tuple(np.stack([self._join(tensors, nodes) for nodes in own]) for tensors in (self._k, self._v))
 
     def _join(self, tensors, nodes):
         return np.concatenate([tensors[0][:0]] + [tensors[n] for n in nodes])
 
-    def _require_memory(self):
-        """For copies here and in a library; the system would give too much and then end the process."""
+    def _require_memory(self, keys):
+        """For copies of so many keys of each sequence, here and in a library: the system would give more than there is
+        and then end the process."""
         size = np.dtype(STORAGE[self.dtype]).itemsize * (self.D + self.Dv)
-        needed, there = 2 * self.count * self.keys * self.Hkv * size, machine.available_memory()
+        needed, there = 2 * self.count * keys * self.Hkv * size, machine.available_memory()
         if there is not None and needed > there:
-            raise Declined(f"own copies of all keys need {needed >> 20} MiB of memory, {there >> 20} are there")
+            raise Declined(f"own copies of {keys} keys each need {needed >> 20} MiB of memory, {there >> 20} are there")
 
     def node_count(self):
         return len(self._nodes)

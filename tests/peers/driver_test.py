@@ -112,6 +112,27 @@ class Check(unittest.TestCase):
         self.assertEqual(problem.mask().sum(axis=1).tolist(), list(range(25, 33)))
         self.assertEqual(problem.flops(), 2 * 2 * 16 * 4 * 2 * sum(range(25, 33)))
 
+    def test_rows_within_the_prefix(self):
+        case = {**CASES[0], "nodes": [[-1, 30], [0, 10], [1, 8]], "sequences": [[2, 9], [2, 9]]}
+        self.assertEqual(batch.Batch(case).shared, 40)  # the first row sees 40 of 48
+        case["sequences"] = [[2, 10], [2, 10]]
+        self.assertEqual(batch.Batch(case).shared, 30)
+
+    def test_levels(self):
+        case = {**CASES[0], "nodes": [[-1, 9], [0, 4], [0, 4], [1, 2], [1, 2], [2, 2]]}
+        case["sequences"] = [[3, 1], [4, 1], [5, 1]]
+        levels = [[(0, 3)], [(1, 2), (2, 1)], [(3, 1), (4, 1), (5, 1)]]
+        self.assertEqual(batch.Batch(case).levels(), levels)
+        case["nodes"], case["sequences"] = [[-1, 9], [-1, 4], [1, 5]], [[0, 1], [2, 1]]
+        with self.assertRaises(measure.Declined):
+            batch.Batch(case).levels()
+
+    def test_too_large(self):
+        problem = batch.Batch(CASES[0])
+        problem.count = 1 << 40
+        with self.assertRaisesRegex(measure.Declined, "own copies of 48 keys each need"):
+            problem.own_copies(head_major=True)
+
     def test_unequal_sequences(self):
         with self.assertRaises(measure.Declined):
             batch.Batch({**CASES[0], "nodes": [[-1, 40], [0, 8], [0, 8], [0, 9]]})
