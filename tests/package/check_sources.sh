@@ -13,7 +13,7 @@ rule() {
 }
 
 sources=$(find include kernels examples tests bench cmake \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o \
-  -name '*.cu' -o -name '*.cmake' -o -name '*.sh' -o -name CMakeLists.txt \))
+  -name '*.cu' -o -name '*.cmake' -o -name '*.sh' -o -name '*.py' -o -name CMakeLists.txt \))
 code=$(find include kernels -name '*.[hc]pp' -o -name '*.cuh' -o -name '*.cu')
 kernels=$(find include kernels -name '*.cuh' ! -name ptx.cuh -o -name '*.cu')
 public=include/prefixshare/*.hpp
