@@ -121,9 +121,10 @@ bool takes_kind(const Entry& entry, const LayerKind& kind) {
   return entry.accepts == nullptr || entry.accepts({kind, Mode::fast, MemorySpace::host}).ok();
 }
 
-/// Ends a case that is wrong or was refused, and the program's hope of exit code 0.
-inline void fail(Session* session, benchmark::State* state, const std::string& why) {
+/// Ends a case that is wrong or was refused, in one line, and the program's hope of exit code 0.
+inline void fail(Session* session, benchmark::State* state, std::string why) {
   session->failed = true;
+  std::replace(why.begin(), why.end(), '\n', ';');
   state->SkipWithError(why.c_str());
 }
 
