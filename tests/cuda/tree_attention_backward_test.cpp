@@ -68,7 +68,8 @@ void run_case(const BackwardCase& c) {
   const testing::Answer answer = answer_backward(p.forest, c.options.kind, p.attend_grad());
   for (const char* name : {"cuda:mma-sm80", "cuda:simt"}) {
     if (std::string(name) == "cuda:mma-sm80") {
-      if (!cuda::accepts_mma_backward("test", c.options.kind).ok() || p.dout.view().dtype != c.options.kind.q_dtype) continue;
+      if (!cuda::accepts_mma_backward("test", c.options.kind).ok() || p.dout.view().dtype != c.options.kind.q_dtype)
+        continue;
     }
     INFO(name);
     run_device_backward(name, c, &p);
