@@ -42,8 +42,8 @@ inline std::vector<std::vector<std::int32_t>> pairwise(const std::vector<std::in
     std::int64_t most = 0;
     while (most == 0) {
       for (int candidate = 0; candidate < 60; ++candidate) {
-        std::vector<std::int32_t> row;
-        for (std::int32_t count : levels) row.push_back(random.between(0, count - 1));
+        std::vector<std::int32_t> row(levels.size());
+        for (std::size_t a = 0; a < row.size(); ++a) row[a] = random.between(0, levels[a] - 1);
         const std::int64_t count = covers(row, false);
         if (count > most) most = count, best = row;
       }
