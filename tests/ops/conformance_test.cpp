@@ -13,7 +13,6 @@
 #include "prefixshare/portable/tree_attention_backward.hpp"
 #include "prefixshare/testing/catalogue.hpp"
 #include "prefixshare/testing/workload_times.hpp"
-#include "prefixshare/thread_pool.hpp"
 #include "support/attention.hpp"
 #include "support/data.hpp"
 
@@ -161,10 +160,7 @@ Status refuses_everything(const AttentionProblem&) noexcept { return refuse("kin
 }  // namespace
 
 TEST_CASE("conformance: a toy kernel conforms, with its gradient, and the report says what it can", "[conformance]") {
-  ThreadPool pool(3);
-  Context context = context_with(&honest, &accepts_f32, &honest_gradient);
-  context.executor = pool.executor();
-  const ConformanceReport report = judge(context, kToy, Depth::all);
+  const ConformanceReport report = judge(context_with(&honest, &accepts_f32, &honest_gradient), kToy, Depth::all);
   INFO(to_string(report));
   CHECK(report.ok());
   CHECK(report.backward);
@@ -188,18 +184,6 @@ TEST_CASE("conformance: every kind of liar is caught and named", "[conformance]"
   check_caught(judge(context_with(&refuses_in_one_part)), Fault::writes_on_error);
   check_caught(judge(context_with(&ignores_sinks)), Fault::accepts_too_much);
   check_caught(judge(context_with(&refuses_odd_dims)), Fault::accepts_too_much);
-}
-
-TEST_CASE("conformance: the executor's parts count, too", "[conformance]") {
-  ThreadPool pool(2);
-  Context context = context_with([](const AttendCall& call, std::int32_t i, std::int32_t n) noexcept {
-    const Status s = honest(call, i, n);
-    if (s.ok() && n == 2 && i == 1) change_last_bit(call.args);
-    return s;
-  });
-  CHECK(judge(context).ok());
-  context.executor = pool.executor();
-  check_caught(judge(context), Fault::depends_on_parts);
 }
 
 TEST_CASE("conformance: a name that is not there and a kernel that takes nothing are not judged", "[conformance]") {
