@@ -58,6 +58,12 @@ struct DeviceNames {
   }
 };
 
+/// The device that a stream belongs to. A stream that is being captured may not be asked (cudaStreamGetDevice answers
+/// cudaErrorStreamCaptureUnsupported): its launches go to the thread's device, or fail and say so.
+cudaError_t device_of(cudaStream_t stream, bool capturing, int* ordinal) noexcept {
+  return stream == nullptr || capturing ? cudaGetDevice(ordinal) : cudaStreamGetDevice(stream, ordinal);
+}
+
 }  // namespace
 
 Status check_device(const char* op) noexcept {
@@ -81,20 +87,18 @@ const char* device_name() noexcept {
 
 Status device_state(Stream stream, DeviceState* state) noexcept {
   if (Status s = check_device(kOp)) return s;
-  int ordinal = 0, processors = 0;
-  const cudaError_t found =
-      stream.handle == nullptr ? cudaGetDevice(&ordinal) : cudaStreamGetDevice(stream_of(stream), &ordinal);
-  if (Status s = checked(kOp, "stream", found)) return s;
-  int current = ordinal;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (Status s = checked(kOp, "stream", cudaStreamIsCapturing(stream_of(stream), &capture))) return s;
+  const bool capturing = capture == cudaStreamCaptureStatusActive;
+  int ordinal = 0, current = 0, processors = 0;
+  if (Status s = checked(kOp, "stream", device_of(stream_of(stream), capturing, &ordinal))) return s;
   if (Status s = checked(kOp, "stream", cudaGetDevice(&current))) return s;
   if (ordinal != current)
     return detail::failure({kOp, "stream"}, "device (that is the thread's)", ordinal, "==", current);
   if (Status s = checked(kOp, "stream", cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal))) {
     return s;
   }
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  if (Status s = checked(kOp, "stream", cudaStreamIsCapturing(stream_of(stream), &capture))) return s;
-  *state = {ordinal, processors * kBlocksOfProcessor, capture == cudaStreamCaptureStatusActive};
+  *state = {ordinal, processors * kBlocksOfProcessor, capturing};
   return {};
 }
 

@@ -100,7 +100,7 @@ testing::Comparison check_rows(const Forest& forest, const LayerKind& kind, cons
   host.q = q.view(), host.kv = {&pool, 1}, host.o = o.view(), host.lse = lse.view();
   std::int32_t longest = 1;
   for (const Sequence& s : forest.sequences) longest = std::max(longest, forest.path_end(s.node));
-  const testing::SampledRows sample(forest, std::clamp(2'000'000 / (longest * kind.Hq), 1, 6));
+  const testing::SampledRows sample(forest, std::clamp(500'000 / (longest * kind.Hq), 1, 6));
   testing::Answer answer = testing::answer_forward(sample.input(forest), kind, host);
   sample.keep_only_these(kind.Hq, &answer.exact.o);
   sample.keep_only_these(kind.Hq, &answer.exact.lse);

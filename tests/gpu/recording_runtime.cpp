@@ -42,8 +42,8 @@ cudaError_t fault(const std::string& text) {
   note("fault " + text);
   return cudaErrorInvalidValue;
 }
-/// What waits for the device, which no graph can hold.
-cudaError_t waits(const char* function) {
+/// What no stream allows while it is captured: what waits for the device, and questions about the stream.
+cudaError_t outside_capture(const char* function) {
   return runtime().capturing ? fault(std::string(function) + " while a stream is captured") : cudaSuccess;
 }
 
@@ -135,7 +135,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* bus, int, int) { return *bus = '\0', cud
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return *least = 0, *greatest = -2, cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return waits("cudaDeviceSynchronize"); }
+cudaError_t cudaDeviceSynchronize() { return outside_capture("cudaDeviceSynchronize"); }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -147,7 +147,7 @@ const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess 
 // ---- Memory
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
-  if (const cudaError_t e = waits("cudaMalloc"); e != cudaSuccess) return e;
+  if (const cudaError_t e = outside_capture("cudaMalloc"); e != cudaSuccess) return e;
   *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (*memory == MAP_FAILED) return cudaErrorMemoryAllocation;
   runtime().allocations[static_cast<const char*>(*memory)] = bytes;
@@ -159,7 +159,7 @@ cudaError_t cudaFree(void* memory) {
   if (at == runtime().allocations.end()) return fault("memory freed that is not the device's");
   munmap(memory, at->second);
   runtime().allocations.erase(at);
-  return waits("cudaFree");
+  return outside_capture("cudaFree");
 }
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes) { return *memory = std::malloc(bytes), cudaSuccess; }
 cudaError_t cudaFreeHost(void* memory) { return std::free(memory), cudaSuccess; }
@@ -172,7 +172,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* data)
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  const cudaError_t e = waits("cudaMemcpy");
+  const cudaError_t e = outside_capture("cudaMemcpy");
   return e == cudaSuccess ? copy(to, from, bytes, kind) : e;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
@@ -185,8 +185,8 @@ cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return make(stream); }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return waits("cudaStreamSynchronize"); }
+cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) { return *device = 0, outside_capture("cudaStreamGetDevice"); }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return outside_capture("cudaStreamSynchronize"); }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   *status = runtime().capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
@@ -205,7 +205,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaSuccess;
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return make(event); }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return waits("cudaEventSynchronize"); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return outside_capture("cudaEventSynchronize"); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   return *milliseconds = 5, cudaSuccess;
 }

@@ -191,7 +191,8 @@ class KeyTiles {
     const Stage to = stage(n->coming_stage);
     const int thread = ptx::opaque(ptx::thread());
     if (thread < kWideRows) to.visible()[thread] = visible_;
-    if (has_columns_ && !lane_has_value(thread)) to.columns()[lane_column(thread)] = describe(thread, *n);
+    // Of eight keys a warp, two lanes look each up; one describes it.
+    if (has_columns_ && thread % 32 < kWarpKeys) to.columns()[lane_column(thread)] = describe(thread, *n);
     const unsigned char* row = address(lane_has_value(thread), n->kv_head);
     const int left = n->columns - warp_column(thread);
     copy(to.keys(), thread, row, 0, left);
