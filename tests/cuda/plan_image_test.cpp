@@ -207,8 +207,8 @@ class ImageChecker {
       CHECK(want.first_part == got.first_part);
       CHECK(want.part_count == got.part_count);
       for (std::int32_t r = 0; r < want.row_count; ++r) group_of[at(plan_.group_rows[at(want.first_row + r)])] = g;
-      const std::int64_t bytes = want.part_count * want.row_count * group() * (plan_.header.kind.Dv + 1) * 4;
-      if (bytes > kSerialMergeBytes) deferred.insert(g);
+      const std::int64_t bytes = plan_.header.partial_rows * plan_.header.kind.Hq * (plan_.header.kind.Dv + 1) * 4;
+      if (want.part_count > 0 && bytes > kSerialMergeBytes) deferred.insert(g);
     }
     std::vector<std::vector<std::int32_t>> arrivals(at(plan_.header.kind.Hkv),
                                                     std::vector<std::int32_t>(plan_.groups.size(), 0));
@@ -421,19 +421,18 @@ TEST_CASE("plan image: workloads of the catalogue", "[image]") {
   }
 }
 
-TEST_CASE("plan image: long prefixes below many rows are cut, and what is too much for one block is deferred",
-          "[image]") {
-  const std::vector<std::int32_t> suffixes(40, 300);
+TEST_CASE("plan image: long prefixes below many rows are cut, and the merge of much is deferred", "[image]") {
   for (const Mode mode : {Mode::fast, Mode::batch_invariant}) {
     Random random(3);
     Forest forest;
+    const std::vector<std::int32_t> suffixes(40, 300);
     REQUIRE(testing::detail::place_forest(testing::prefix_group(9000, suffixes, false), {}, &random, &forest).ok());
     PlanOptions options = eager(132);
     options.mode = mode;
     const Plan plan = plan_of(forest, kind_of(32, 8), options);
     ImageChecker(plan, 132).run();
     CHECK(plan.header.partial_rows > 0);
-    CHECK(Image(plan, 132, 0).header().deferred_count == 0);
+    CHECK(Image(plan, 132, 0).header().deferred_rows == 40);
   }
   Random random(3);
   Topology chain;  // all rows in one group, whose keys are cut often
@@ -446,6 +445,19 @@ TEST_CASE("plan image: long prefixes below many rows are cut, and what is too mu
   const Image image(plan, 264, 0);
   CHECK(image.header().deferred_count == 1);
   CHECK(image.header().deferred_rows == 30);
+}
+
+TEST_CASE("plan image: what is little to merge is merged by the item that comes last", "[image]") {
+  Random random(3);
+  Forest forest;
+  const std::vector<std::int32_t> suffixes(3, 20);
+  REQUIRE(testing::detail::place_forest(testing::prefix_group(300, suffixes, false), {}, &random, &forest).ok());
+  const Plan plan = plan_of(forest, kind_of(4, 1), eager(8));
+  ImageChecker(plan, 8).run();
+  const std::int64_t bytes = plan.header.partial_rows * 4 * (plan.header.kind.Dv + 1) * 4;
+  CHECK(bytes > 0);
+  CHECK(bytes <= kSerialMergeBytes);
+  CHECK(Image(plan, 8, 0).header().deferred_count == 0);
 }
 
 TEST_CASE("plan image: equal pieces are shared out equally", "[image]") {

@@ -95,8 +95,11 @@ void run_matrix(bool plain) {
   }
 }
 
+/// Who merges partial states: the item that comes last, or the kernel that follows.
+enum class Merge { last_item, kernel };
+
 /// Items of both bodies, partial states, masks of all kinds: for tests of scheduling and of bits.
-EmulatedCase mixed_case(DType type = DType::bf16) {
+EmulatedCase mixed_case(Merge merge, DType type = DType::bf16) {
   Random random(5);
   EmulatedCase c;
   c.options.kind.Hq = 5;
@@ -105,7 +108,8 @@ EmulatedCase mixed_case(DType type = DType::bf16) {
   c.options.kind.q_dtype = c.options.kind.kv_dtype = type;
   c.options.page_size = 16;
   c.options.sinks = true;
-  c.topology = testing::prefix_group(70, std::vector<std::int32_t>{30, 3, 0, 20}, true);
+  const std::int32_t longest = merge == Merge::kernel ? 30 : 6;
+  c.topology = testing::prefix_group(70, std::vector<std::int32_t>{longest, 3, 0, longest}, true);
   c.plan.sharing = Sharing::always;
   return c;
 }
@@ -116,8 +120,10 @@ TEST_CASE("cuda tree_attention: matrix units agree with the oracle", "[cuda]") {
 TEST_CASE("cuda tree_attention: plain f32 agrees with the oracle", "[cuda]") { run_matrix(true); }
 
 TEST_CASE("cuda tree_attention: every order of threads and every time of copies gives the same bits", "[cuda]") {
-  for (const DType type : {DType::bf16, DType::f32}) {
-    EmulatedCall call(mixed_case(type));
+  for (const auto& [type, merge] : {std::pair{DType::bf16, Merge::last_item}, std::pair{DType::bf16, Merge::kernel},
+                                    std::pair{DType::f32, Merge::last_item}, std::pair{DType::f32, Merge::kernel}}) {
+    EmulatedCall call(mixed_case(merge, type));
+    CHECK((call.call->device_plan.deferred_count > 0) == (merge == Merge::kernel));
     std::vector<std::uint8_t> first;
     for (const simt::Options& how : simt_modes()) {
       INFO(tests::to_string(how));
@@ -132,7 +138,7 @@ TEST_CASE("cuda tree_attention: every order of threads and every time of copies 
 }
 
 TEST_CASE("cuda tree_attention: rows of matrix loads lie in different banks", "[cuda]") {
-  EmulatedCall call(mixed_case());
+  EmulatedCall call(mixed_case(Merge::last_item));
   call.run(mode(0));
   REQUIRE(simt::statistics().matrices > 0);
   CHECK(simt::statistics().conflicts == 0);
@@ -181,7 +187,7 @@ TEST_CASE("cuda tree_attention: a group that is merged later has the bits of one
 }
 
 TEST_CASE("cuda tree_attention: while a graph is captured the merge is always launched", "[cuda]") {
-  EmulatedCall call(mixed_case());
+  EmulatedCall call(mixed_case(Merge::last_item));
   REQUIRE(call.call->device_plan.deferred_count == 0);
   stand_in().state.capturing = true;
   call.run(mode(0));

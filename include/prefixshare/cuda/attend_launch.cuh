@@ -35,13 +35,17 @@ Status launch_dims(const AttendParams& p, std::int32_t blocks, Launch&& launch) 
   }
 }
 
+/// Blocks of the merge for each block of items: memory is kept busy by four blocks on an SM, which then has two of the
+/// other kind.
+inline constexpr std::int32_t kMergeBlocks = 2;
+
 /// Starts the merge of deferred groups, which follows the items. It always starts while a graph is captured, since a
 /// later plan may have such groups.
 template <class Launch>
 Status launch_deferred(const AttendCall& call, const AttendParams& p, bool capturing, Launch&& launch) {
   const DevicePlan& plan = *call.args.device_plan;
   if (plan.deferred_count == 0 && !capturing) return {};
-  return launch(merge_deferred<kAttendThreads>, plan.blocks, kAttendThreads, 0, true, p);
+  return launch(merge_deferred<kAttendThreads>, kMergeBlocks * plan.blocks, kAttendThreads, 0, true, p);
 }
 
 /// Run a validated call of a kind that the implementation accepts. launch(kernel, blocks, threads, shared bytes,

@@ -91,7 +91,7 @@ class KeyTiles {
   /// Starts the first tile of items [first, end), in memory of kBytes.
   PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
                               const Items& items = Items{})
-      : p_(p), memory_(memory), items_(items), has_columns_(has_key_columns(p)) {
+      : p_(p), memory_(memory), items_(items), scales_values_(has_value_scales(p)), has_columns_(has_key_columns(p)) {
     Notes n{};
     n.item = first - 1;
     n.end = end;
@@ -112,6 +112,7 @@ class KeyTiles {
   /// Row instances that it meets.
   PREFIXSHARE_DEVICE std::int32_t instances() const { return notes()->coming_instances; }
   PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
+  PREFIXSHARE_DEVICE bool scales_values() const { return scales_values_; }
 
   /// The tile on its way, once it is there for all threads; the next one starts. All that they did with the tile
   /// before, or with `free`, is done.
@@ -154,7 +155,7 @@ class KeyTiles {
       open(items_(p_, n->item), n);
     }
     if (n->walk.instances(p_) != n->instances) meet(n->walk.instances(p_), n);
-    n->chunk = p_.plan.header().invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
+    n->chunk = p_.invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
     const int column = lane_column(ptx::opaque(ptx::thread()));
     place_ = {0, 0};
     pool_ = 0;
@@ -174,7 +175,7 @@ class KeyTiles {
     n->first_chunk = first_chunk(p_, item);
     n->instances = -1;
     const int m = ptx::opaque(ptx::thread());
-    row_ = m < item.packed_count ? (item.first_packed + m) / (p_.Hq / p_.Hkv) : -1;
+    row_ = m < item.packed_count ? (item.first_packed + m) / p_.group : -1;
   }
   PREFIXSHARE_DEVICE void meet(std::int32_t instances, Notes* n) {
     n->instances = instances;
@@ -229,7 +230,7 @@ class KeyTiles {
   const AttendParams& p_;
   unsigned char* memory_;
   Items items_;
-  bool has_columns_;
+  bool scales_values_, has_columns_;
 
   // Of the tile that was found: this thread's row, and the place of its key or value.
   std::int32_t row_ = -1;  // number in the tile of rows; -1: none

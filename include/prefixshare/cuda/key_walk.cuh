@@ -125,7 +125,7 @@ struct KeyWalk {
     const ImageRun* runs = runs_of(p);
     const std::int32_t met = instances(p);
     const std::int32_t room =
-        p.plan.header().invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
+        p.invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
     std::int32_t columns = 0;
     do {
       const std::int32_t left = keys - key, take = left < room - columns ? left : room - columns;
@@ -154,7 +154,7 @@ struct KeyWalk {
 
 /// States that an item makes: in batch_invariant mode one per chunk of path positions that its runs can touch.
 PREFIXSHARE_DEVICE std::int32_t chunk_count(const AttendParams& p, const ImageItem& item) {
-  if (p.plan.header().invariant == 0 || item.run_count == 0) return 1;
+  if (p.invariant == 0 || item.run_count == 0) return 1;
   const ImageRun& first = runs_of(p)[item.first_run];
   const ImageRun& last = runs_of(p)[item.first_run + item.run_count - 1];
   return static_cast<std::int32_t>((std::int64_t{last.position} + last.length - 1) / kInvariantChunk -

@@ -108,6 +108,8 @@ inline Status make_common(const char* op, const PlanView& plan, const Attend& ar
   p->scale = static_cast<float>(view.scale());
   p->softcap = static_cast<float>(args.softcap);
   p->Hq = kind.Hq, p->Hkv = kind.Hkv, p->D = kind.D, p->Dv = kind.Dv;
+  p->group = kind.group();
+  p->invariant = plan.header.mode == Mode::batch_invariant;
   p->window = kind.window;
   p->q_rotated = args.q_rotated;
   p->q_dtype = kind.q_dtype, p->kv_dtype = kind.kv_dtype, p->o_dtype = args.o.dtype;

@@ -18,7 +18,7 @@ PREFIXSHARE_DEVICE ImageItem item_of(const AttendParams& p, const ImageQueryWork
   ImageItem item{};
   item.first_run = span.first_run;
   item.run_count = span.run_count;
-  item.first_packed = static_cast<std::uint16_t>(span.offset * (p.Hq / p.Hkv) + work.first_packed);
+  item.first_packed = static_cast<std::uint16_t>(span.offset * p.group + work.first_packed);
   item.packed_count = static_cast<std::uint8_t>(work.packed_count);
   item.kv_head = work.kv_head;
   return item;

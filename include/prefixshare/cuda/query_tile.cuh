@@ -49,7 +49,7 @@ class QueryRows16 {
  public:
   PREFIXSHARE_DEVICE QueryRows16(const AttendParams& p, const ImageItem& item, int first, std::int32_t instances)
       : p_(p), lane_(ptx::opaque(ptx::lane())), count_(item.packed_count - first) {
-    const std::int32_t group = p.Hq / p.Hkv;
+    const std::int32_t group = p.group;
     const int m = lane_ % 16;
     const std::int32_t packed = item.first_packed + (m < count_ ? first + m : 0);
     const ImageInstance& row = instances_of(p)[instances + packed / group];

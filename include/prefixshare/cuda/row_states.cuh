@@ -7,6 +7,7 @@
 
 #include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/attend_params.hpp"
+#include "prefixshare/cuda/key_walk.cuh"
 #include "prefixshare/cuda/ptx.cuh"
 #include "prefixshare/cuda/tile.cuh"
 #include "prefixshare/detail/softmax_state.hpp"
@@ -65,27 +66,45 @@ struct StatePlace {
 };
 /// `slot` is the partial row of the tile's first row, or -1.
 PREFIXSHARE_DEVICE StatePlace state_place(const AttendParams& p, const ImageItem& item, int m, std::int64_t slot) {
-  const std::int32_t group = p.Hq / p.Hkv, packed = item.first_packed + m, i = packed / group;
+  const std::int32_t group = p.group, packed = item.first_packed + m, i = packed / group;
   const std::int32_t q_head = item.kv_head * group + packed % group;
   if (slot >= 0) return {slot + i, q_head};
   return {p.plan.list<ImageInstance>(p.plan.header().instances_at)[item.instance + i].row, q_head};
 }
 
-/// The merge of a row's partial states, in the order of its parts, by one warp.
+/// The merge of a row's partial states, in the order of its parts, by one warp. Where they lie and their lse are read for
+/// 32 parts at a time, a lane each; o of PartsAhead parts is on its way at once.
+template <int PartsAhead>
 PREFIXSHARE_DEVICE void merge_row(const AttendParams& p, const ImageGroup& group, std::int32_t r, std::int32_t q_head) {
   constexpr int kElements = kMaxHeadDim / 32;  // of a lane
   const int lane = ptx::opaque(ptx::lane());
   const std::int32_t* parts = p.plan.list<std::int32_t>(p.plan.header().parts_at) + group.first_part;
   float o[kElements] = {};
   float lse = kEmptyLse;
-  for (std::int32_t part = 0; part < group.part_count; ++part) {
-    const std::int64_t at = (std::int64_t{parts[part]} + r) * p.Hq + q_head;
-    const float* other = p.partial_o + at * p.Dv;
-    const StateMerge merge = merge_lse(&lse, ptx::load_cached(p.partial_lse + at));
-    PREFIXSHARE_UNROLL
-    for (int e = 0; e < kElements; ++e) {
-      const int d = 32 * e + lane;
-      if (d < p.Dv) o[e] = merge(o[e], ptx::load_cached(other + d));
+  for (std::int32_t first = 0; first < group.part_count; first += 32) {
+    const std::int32_t count = between(group.part_count - first, 0, 32);
+    const std::int64_t mine = lane < count ? (std::int64_t{parts[first + lane]} + r) * p.Hq + q_head : 0;
+    const float lse_of_mine = lane < count ? ptx::load_cached(p.partial_lse + mine) : kEmptyLse;
+    for (std::int32_t part = 0; part < count; part += PartsAhead) {
+      float other[PartsAhead][kElements];
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < PartsAhead; ++i) {
+        const std::int32_t from = part + i < count ? part + i : part;
+        const float* source = p.partial_o + ptx::shuffle(mine, from) * p.Dv;
+        PREFIXSHARE_UNROLL
+        for (int e = 0; e < kElements; ++e) {
+          const int d = 32 * e + lane;
+          other[i][e] = d < p.Dv && part + i < count ? ptx::load_cached(source + d) : 0.0f;
+        }
+      }
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < PartsAhead; ++i) {
+        const float lse_of_other = ptx::shuffle(lse_of_mine, (part + i) % 32);
+        if (part + i >= count) break;
+        const StateMerge merge = merge_lse(&lse, lse_of_other);
+        PREFIXSHARE_UNROLL
+        for (int e = 0; e < kElements; ++e) o[e] = merge(o[e], other[i][e]);
+      }
     }
   }
   const float weight = merge_sink(p, q_head, &lse);
@@ -114,14 +133,14 @@ PREFIXSHARE_DEVICE void arrive(const AttendParams& p, const ImageItem& item, std
     last[thread] = is_last;
   }
   if (!ptx::any_block(is_last)) return;
-  const std::int32_t heads = p.Hq / p.Hkv;
+  const std::int32_t heads = p.group;
   int turn = 0;  // rows and heads go round the warps
   for (int i = 0; i < item.group_count; ++i) {
     if (last[i] == 0) continue;
     const ImageGroup& group = groups[of_item[i]];
     for (int j = 0; j < group.row_count * heads; ++j) {
       if (turn++ % (kAttendThreads / 32) == thread / 32) {
-        merge_row(p, group, j / heads, item.kv_head * heads + j % heads);
+        merge_row<1>(p, group, j / heads, item.kv_head * heads + j % heads);
       }
     }
   }
@@ -143,7 +162,7 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(Threads, 4) merge_deferred(const PREF
       (deferred[middle].first_row <= row ? low : high) = middle;
     }
     const ImageGroup& group = p.plan.list<ImageGroup>(header.groups_at)[deferred[low].group];
-    merge_row(p, group, row - deferred[low].first_row, static_cast<std::int32_t>(at % p.Hq));
+    merge_row<4>(p, group, row - deferred[low].first_row, static_cast<std::int32_t>(at % p.Hq));
   }
 }
 

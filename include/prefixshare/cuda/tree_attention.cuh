@@ -109,7 +109,7 @@ class AttendItem {
         tiles_(*tiles),
         lane_(ptx::opaque(ptx::lane())),
         warp_(ptx::opaque(ptx::warp())),
-        scales_values_(has_value_scales(p)),
+        scales_values_(tiles->scales_values()),
         index_(index),
         queries_(memory) {}
 
@@ -206,7 +206,7 @@ class AttendItem {
     }
   }
   PREFIXSHARE_DEVICE void to_logits_with_options(Stage stage, float (&s)[Shape::kKeys / 8][4]) const {
-    const std::int32_t group = p_.Hq / p_.Hkv, first = item().first_packed + first_row() + lane_ / 4;
+    const std::int32_t group = p_.group, first = item().first_packed + first_row() + lane_ / 4;
     const std::int32_t base = item().kv_head * group, head[2] = {base + first % group, base + (first + 8) % group};
     const float cap = p_.softcap, inverse_cap = cap > 0 ? ptx::reciprocal(cap) : 0;
     const KeyColumn* columns = tiles_.has_columns() ? stage.columns() : nullptr;

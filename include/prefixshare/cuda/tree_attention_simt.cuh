@@ -60,7 +60,7 @@ class PlainForward {
     walk_.start(p_, item);
     for (std::int32_t chunk = 0; chunk < chunks; ++chunk) {
       clear();
-      while (!walk_.done() && (p_.plan.header().invariant == 0 || walk_.chunk(p_) == from + chunk)) absorb_tile(item);
+      while (!walk_.done() && (p_.invariant == 0 || walk_.chunk(p_) == from + chunk)) absorb_tile(item);
       float lse = finish();
       if (folds) lse = fold(lse, chunk == 0);
       if (packed_ < 0 || (folds && chunk + 1 < chunks)) continue;
@@ -79,7 +79,7 @@ class PlainForward {
     if (walk_.instances(p_) != loaded_) load_query(item);
     ptx::sync_block();  // the tile before has been read
     std::uint64_t seen = 0;
-    const std::int32_t group = p_.Hq / p_.Hkv;
+    const std::int32_t group = p_.group;
     walk_.next(p_, [&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
       load_keys(run, key, begin, count, item.kv_head);
       if (packed_ >= 0) seen |= visible_keys(p_, run, key, count, packed_ / group, order_) << begin;
@@ -93,7 +93,7 @@ class PlainForward {
     loaded_ = walk_.instances(p_);
     ptx::sync_warp();
     if (packed_ >= 0) {
-      const std::int32_t group = p_.Hq / p_.Hkv;
+      const std::int32_t group = p_.group;
       const ImageInstance& r = instances_of(p_)[loaded_ + packed_ / group];
       order_ = order_of(p_, r);
       const std::int64_t head = item.kv_head * group + packed_ % group;
@@ -101,7 +101,7 @@ class PlainForward {
       for (int d = rank(); d < p_.D; d += kRowThreads) query()[d] = load_element(p_.q_dtype, p_.q, from + d);
     }
     ptx::sync_warp();
-    if (packed_ >= 0) turn_query(instances_of(p_)[loaded_ + packed_ / (p_.Hq / p_.Hkv)]);
+    if (packed_ >= 0) turn_query(instances_of(p_)[loaded_ + packed_ / p_.group]);
     ptx::sync_warp();
   }
   PREFIXSHARE_DEVICE void turn_query(const ImageInstance& r) const {
