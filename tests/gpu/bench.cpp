@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -89,22 +90,38 @@ void add_times(const Times& times, const std::string& prefix, Record* r) {
 }
 // ---- Checks
 
+/// These rows of a tensor alone.
+template <int Rank>
+testing::Tensor<Rank> rows_of(const testing::Tensor<Rank>& all, const std::vector<RowInstance>& rows) {
+  const TensorView<Rank> from = all.view();
+  typename testing::Tensor<Rank>::Shape shape;
+  std::copy_n(from.shape, Rank, shape.begin());
+  shape[0] = static_cast<std::int64_t>(rows.size());
+  testing::Tensor<Rank> some(from.dtype, shape);
+  const auto bytes = static_cast<std::size_t>(from.stride[0] * size_of(from.dtype));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(static_cast<char*>(some.view().data) + i * bytes,
+                static_cast<const char*>(from.data) + static_cast<std::size_t>(rows[i].row) * bytes, bytes);
+  }
+  return some;
+}
+
 /// o and lse of a few rows against the oracle.
 testing::Comparison check_rows(const Forest& forest, const LayerKind& kind, const LayerInput& input) {
+  std::int32_t longest = 1;
+  for (const Sequence& s : forest.sequences) longest = std::max(longest, forest.path_end(s.node));
+  testing::SampledRows sample(forest, std::clamp(500'000 / (longest * kind.Hq), 1, 6));
   testing::Tensor<4> k = input.k.fetch(), v = input.v.fetch();
-  testing::Tensor<3> q = input.q.fetch(), o = input.o.fetch();
-  testing::Tensor<2> lse = input.lse.fetch();
+  testing::Tensor<3> q = rows_of(input.q.fetch(), sample.rows), o = rows_of(input.o.fetch(), sample.rows);
+  testing::Tensor<2> lse = rows_of(input.lse.fetch(), sample.rows);
   KvPool pool;
   pool.k = k.view(), pool.v = v.view();
   Attend host;
   host.q = q.view(), host.kv = {&pool, 1}, host.o = o.view(), host.lse = lse.view();
-  std::int32_t longest = 1;
-  for (const Sequence& s : forest.sequences) longest = std::max(longest, forest.path_end(s.node));
-  const testing::SampledRows sample(forest, std::clamp(500'000 / (longest * kind.Hq), 1, 6));
-  testing::Answer answer = testing::answer_forward(sample.input(forest), kind, host);
-  sample.keep_only_these(kind.Hq, &answer.exact.o);
-  sample.keep_only_these(kind.Hq, &answer.exact.lse);
-  return testing::check_forward(answer, host);
+  for (std::size_t i = 0; i < sample.rows.size(); ++i) sample.rows[i].row = static_cast<std::int32_t>(i);
+  RectangleInput alone = sample.input(forest);
+  alone.q_rows = static_cast<std::int32_t>(sample.rows.size());
+  return testing::check_forward(testing::answer_forward(alone, kind, host), host);
 }
 
 /// sum <x, y> over all rows, and the same of the absolute values. `named` says which rows of a cache count.
@@ -297,28 +314,41 @@ struct MergeInput {
   MergeStates args(Stream stream) const { return {parts, {out_o.view(), out_lse.view()}, stream}; }
 };
 
+/// `width` elements of a (row, head).
+std::vector<double> pair_of(testing::Tensor<3>& x, std::int64_t pair, std::int64_t width) {
+  TensorView<3> one = x.view();
+  one.data = static_cast<char*>(one.data) + pair * width * size_of(one.dtype);
+  one.shape[0] = one.shape[1] = 1;
+  return testing::to_doubles(one);
+}
+
 /// The first and the last (row, head), merged in f64.
 testing::Comparison check_merge(const MergeInput& input) {
   const std::int64_t width = input.out_o.view().shape[2], count = input.out_lse.bytes() / 4;
-  const std::vector<double> out = testing::to_doubles(input.out_o.fetch().view());
+  const std::int64_t pairs[] = {0, count - 1};
   testing::Expected want;
   want.width = width;
   want.magnitude = {0};
-  std::vector<double> got;
-  for (const std::int64_t pair : {std::int64_t{0}, count - 1}) {
-    std::vector<double> sum(static_cast<std::size_t>(width), 0.0);
-    double weights = 0;
-    for (std::size_t p = 0; p < input.parts.size(); ++p) {
-      const double weight = std::exp(testing::to_doubles(input.lse[p].fetch().view())[static_cast<std::size_t>(pair)]);
-      const std::vector<double> o = testing::to_doubles(input.o[p].fetch().view());
-      for (std::int64_t d = 0; d < width; ++d) {
-        sum[static_cast<std::size_t>(d)] += weight * o[static_cast<std::size_t>(pair * width + d)];
-      }
-      weights += weight;
+  want.value.resize(static_cast<std::size_t>(2 * width));
+  double weights[2] = {};
+  for (std::size_t p = 0; p < input.parts.size(); ++p) {
+    const std::vector<double> lse = testing::to_doubles(input.lse[p].fetch().view());
+    testing::Tensor<3> o = input.o[p].fetch();
+    for (std::size_t i = 0; i < 2; ++i) {
+      const double weight = std::exp(lse[static_cast<std::size_t>(pairs[i])]);
+      double* sum = want.value.data() + static_cast<std::int64_t>(i) * width;
+      for (const double x : pair_of(o, pairs[i], width)) *sum++ += weight * x;
+      weights[i] += weight;
     }
-    for (double& x : sum) want.value.push_back(x / weights);
+  }
+  testing::Tensor<3> out = input.out_o.fetch();
+  std::vector<double> got;
+  for (std::size_t i = 0; i < 2; ++i) {
+    for (std::int64_t d = 0; d < width; ++d)
+      want.value[i * static_cast<std::size_t>(width) + static_cast<std::size_t>(d)] /= weights[i];
     want.block.push_back(0);
-    got.insert(got.end(), out.begin() + pair * width, out.begin() + (pair + 1) * width);
+    const std::vector<double> o = pair_of(out, pairs[i], width);
+    got.insert(got.end(), o.begin(), o.end());
   }
   return testing::compare(got, want, testing::kMergeTolerance, DType::bf16);
 }
@@ -413,6 +443,20 @@ void write_report(const std::string& folder, const std::vector<Record>& lines) {
   std::printf("%s\n", path.c_str());
 }
 
+/// The target, planning with what the stage constants measured for the workloads' type.
+Target with_costs(Target target, const std::vector<Record>& constants) {
+  for (const Record& line : constants) {
+    if (!line.has("item_ns") || line.text("storage") != "bf16") continue;
+    const std::string name = line.text("implementation");
+    CostModel cost = detail::find(target.context.tree_attention, name.c_str())->cost;
+    cost.item = line.value("item_ns"), cost.kv_element = line.value("kv_element_ns"), cost.mac = line.value("mac_ns");
+    cost.few_kv_element = line.value("few_kv_element_ns"), cost.few_mac = line.value("few_mac_ns");
+    cost.partial = line.value("partial_ns"), cost.min_item = line.value("min_item_ns");
+    throw_if_error(set_cost(&target.context, name.c_str(), cost));
+  }
+  return target;
+}
+
 }  // namespace
 
 Stage bench_stage(const StageOptions& options) {
@@ -422,13 +466,15 @@ Stage bench_stage(const StageOptions& options) {
               {"case", "us", "floor_us", "floor_of", "floor_fraction", "vs_unshared", "plan_us", "eager_us"},
               nullptr};
   const MakeTarget make = options.target;
-  const auto ceilings = [folder = options.folder](const Target& target) {
-    return Ceilings(read_records(folder + "/constants.jsonl"), static_cast<double>(target.machine->cache_bytes()));
-  };
   const bool quick = options.quick;
+  const std::string folder = options.folder;
   for (const BenchWorkload& w : read_workloads(options.workloads)) {
     const auto add = [&](const std::string& layout, const auto& run) {
-      const auto on_target = [=] { return run(target_of(make), ceilings(target_of(make))); };
+      const auto on_target = [=] {
+        const std::vector<Record> constants = read_records(folder + "/constants.jsonl");
+        const Target target = with_costs(target_of(make), constants);
+        return run(target, Ceilings(constants, static_cast<double>(target.machine->cache_bytes())));
+      };
       stage.cases.push_back({w.name + layout, on_target, kSecondsOfBench});
     };
     if (w.kind == "merge") {
@@ -443,7 +489,7 @@ Stage bench_stage(const StageOptions& options) {
       }
     }
   }
-  stage.finish = [folder = options.folder](const std::vector<Record>& lines) { write_report(folder, lines); };
+  stage.finish = [folder](const std::vector<Record>& lines) { write_report(folder, lines); };
   return stage;
 }
 

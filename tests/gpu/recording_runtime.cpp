@@ -185,7 +185,9 @@ cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return make(stream); }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) { return *device = 0, outside_capture("cudaStreamGetDevice"); }
+cudaError_t cudaStreamGetDevice(cudaStream_t, int* device) {
+  return *device = 0, outside_capture("cudaStreamGetDevice");
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return outside_capture("cudaStreamSynchronize"); }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   *status = runtime().capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;

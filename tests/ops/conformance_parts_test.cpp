@@ -28,7 +28,8 @@ Status follows_two_parts(const AttendCall& call, std::int32_t i, std::int32_t n)
 
 Status accepts_small_f32(const AttentionProblem& p) noexcept {
   const bool yes = p.kind.q_dtype == DType::f32 && p.kind.kv_dtype == DType::f32 && p.kind.D <= 16;
-  return yes ? Status{} : Status{StatusCode::unsupported, StatusUnit::number, "tree_attention", "D", "", "<=", 0, 0, 16};
+  return yes ? Status{}
+             : Status{StatusCode::unsupported, StatusUnit::number, "tree_attention", "D", "", "<=", 0, 0, 16};
 }
 
 }  // namespace

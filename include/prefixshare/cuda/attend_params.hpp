@@ -63,7 +63,7 @@ struct AttendParams {
   std::int32_t Hq, Hkv, D, Dv;
   std::int32_t group;      ///< Hq / Hkv
   std::int32_t invariant;  ///< Mode::batch_invariant
-  std::int32_t window;  ///< -1: none
+  std::int32_t window;     ///< -1: none
   std::int32_t q_rotated;
   DType q_dtype, kv_dtype, o_dtype;
   PoolParams pools[kMaxPools];

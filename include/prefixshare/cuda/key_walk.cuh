@@ -124,8 +124,7 @@ struct KeyWalk {
   PREFIXSHARE_DEVICE std::int32_t next(const AttendParams& p, F&& f) {
     const ImageRun* runs = runs_of(p);
     const std::int32_t met = instances(p);
-    const std::int32_t room =
-        p.invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
+    const std::int32_t room = p.invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
     std::int32_t columns = 0;
     do {
       const std::int32_t left = keys - key, take = left < room - columns ? left : room - columns;

@@ -16,9 +16,9 @@ inline constexpr std::int32_t kImageVersion = 1;
 inline constexpr std::int64_t kImageAlignment = 256;
 inline constexpr std::int32_t kWideRows = 64;    // packed rows of a WIDE item: 16 for each of four warps
 inline constexpr std::int32_t kNarrowRows = 16;  // of a NARROW item, whose warps take a quarter of the keys each
-/// Where the partial states of a plan take more bytes, all groups are merged by the kernel that follows. In a graph that
-/// kernel starts after 0.5 us; an item that merges holds up its block for 3 us and, since others' states must be seen,
-/// empties the first-level cache of the plan (measured on an H200).
+/// Where the partial states of a plan take more bytes, all groups are merged by the kernel that follows. In a graph
+/// that kernel starts after 0.5 us; an item that merges holds up its block for 3 us and, since others' states must be
+/// seen, empties the first-level cache of the plan (measured on an H200).
 inline constexpr std::int64_t kSerialMergeBytes = 65536;
 
 /// One block's piece of forward work: up to 64 packed rows of a tile, against some of its runs, for one KV head.

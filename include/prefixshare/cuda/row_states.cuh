@@ -72,8 +72,8 @@ PREFIXSHARE_DEVICE StatePlace state_place(const AttendParams& p, const ImageItem
   return {p.plan.list<ImageInstance>(p.plan.header().instances_at)[item.instance + i].row, q_head};
 }
 
-/// The merge of a row's partial states, in the order of its parts, by one warp. Where they lie and their lse are read for
-/// 32 parts at a time, a lane each; o of PartsAhead parts is on its way at once.
+/// The merge of a row's partial states, in the order of its parts, by one warp. Where they lie and their lse are read
+/// for 32 parts at a time, a lane each; o of PartsAhead parts is on its way at once.
 template <int PartsAhead>
 PREFIXSHARE_DEVICE void merge_row(const AttendParams& p, const ImageGroup& group, std::int32_t r, std::int32_t q_head) {
   constexpr int kElements = kMaxHeadDim / 32;  // of a lane
