@@ -8,9 +8,11 @@ with f32 arithmetic on a few rows before it is timed. A line of JSON per case in
 installed is named as skipped. --check runs everything that needs no GPU on small shapes: the arithmetic of this file.
 """
 import argparse
+import gc
 import json
 import math
 import os
+import select
 import subprocess
 import sys
 import time
@@ -442,7 +444,7 @@ def times_of(calls):
 
 
 def run_case(name):
-    """In a process of its own: prints the line."""
+    """The line of a case."""
     w, prepare, inputs, answer = cases(CUDA_KERNELS)[name]
     if prepare is None:
         raise Skip("no peer here takes tree masks")
@@ -461,28 +463,70 @@ def run_case(name):
     return line
 
 
-def main_case(name):
-    try:
-        line = run_case(name)
-    except Skip as why:
-        line = {"outcome": "skipped", "text": str(why)}
-    except torch.cuda.OutOfMemoryError:
-        line = {"outcome": "skipped", "text": "out of memory"}
-    except Exception as error:  # a peer's failure is a result
-        line = {"outcome": "failed", "text": "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:200])}
-    print("RESULT " + json.dumps(line))
+def main_cases(names):
+    """In a process of its own: a line for each. After a failure the device may be of no more use: the process ends."""
+    for name in names:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            line = run_case(name)
+        except Skip as why:
+            line = {"outcome": "skipped", "text": str(why)}
+        except torch.cuda.OutOfMemoryError:
+            line = {"outcome": "skipped", "text": "out of memory"}
+        except Exception as error:  # a peer's failure is a result
+            line = {"outcome": "failed", "text": "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:200])}
+        print("RESULT " + json.dumps(line), flush=True)
+        if line["outcome"] == "failed":
+            break
 
 
-def in_child(name, seconds):
-    command = [sys.executable, os.path.abspath(__file__), "--case", name]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"outcome": "timed out", "text": "no end after %.0f s" % seconds}
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT "):
-            return json.loads(line[7:])
-    return {"outcome": "crashed", "text": "exit code %d: %s" % (done.returncode, done.stdout.strip()[-200:])}
+class Child:
+    """A process that runs cases, followed line by line."""
+
+    def __init__(self, names):
+        command = [sys.executable, os.path.abspath(__file__)] + ["--case=" + name for name in names]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.text = b""
+
+    def result(self, seconds):
+        """Of the next case; None: the process ended before it began one."""
+        end = time.monotonic() + seconds
+        while True:
+            *lines, self.text = self.text.split(b"\n")
+            for i, line in enumerate(lines):
+                if line.startswith(b"RESULT "):
+                    self.text = b"\n".join(lines[i + 1:] + [self.text])
+                    return json.loads(line[7:])
+                self.said = line.decode(errors="replace")
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                self.process.kill()
+                return {"outcome": "timed out", "text": "no end after %.0f s" % seconds}
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
+                code = self.process.wait()
+                return {"outcome": "crashed", "text": "exit code %d: %s" % (code, self.said[-200:])} if code else None
+            self.text += more
+
+    said = ""
+
+
+def results(names):
+    """(name, line) of each case, in few processes: starting one takes seconds."""
+    started, child = time.monotonic(), None
+    for i, name in enumerate(names):
+        left = STAGE_SECONDS - (time.monotonic() - started)
+        if left < 10:
+            print("unfinished: %d cases are left for --resume" % (len(names) - i))
+            return
+        line = child.result(min(left, CASE_SECONDS)) if child else None
+        if line is None:
+            child = Child(names[i:])
+            line = child.result(min(left, CASE_SECONDS)) or {"outcome": "crashed", "text": "no answer"}
+        if line["outcome"] in ("timed out", "crashed"):
+            child = None
+        yield name, line
 
 
 def check():
@@ -515,7 +559,7 @@ def main():
     parser.add_argument("--out", default=".")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--quick", action="store_true", help="W1, W3 and W8 only")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--case", action="append", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     path = os.path.join(options.out, "peers.jsonl")
@@ -527,7 +571,7 @@ def main():
     if options.check:
         return check()
     if options.case:
-        return main_case(options.case)
+        return main_cases(options.case)
     if not torch.cuda.is_available():
         print("no CUDA device: PyTorch finds none")
         return 77
@@ -535,22 +579,19 @@ def main():
     todo = [n for n in cases(CUDA_KERNELS) if n not in done]
     if options.quick:
         todo = [n for n in todo if n.split("/")[0] in ("W1", "W3", "W8")]
-    started, failed = time.monotonic(), 0
+    failed, count = 0, 0
     with open(path, "a" if options.resume else "w") as file:
         if not done:
             head = {"stage": "peers", "torch": torch.__version__, "device": torch.cuda.get_device_name()}
             file.write(json.dumps(head) + "\n")
-        for i, name in enumerate(todo):
-            left = STAGE_SECONDS - (time.monotonic() - started)
-            if left < 10:
-                print("unfinished: %d cases are left for --resume" % (len(todo) - i))
-                return 1 if failed else 75
-            line = {"case": name, **in_child(name, min(left, CASE_SECONDS))}
+        for name, result in results(todo):
+            line = {"case": name, **result}
+            count += 1
             failed += line["outcome"] not in ("passed", "skipped")
             file.write(json.dumps(line) + "\n")
             file.flush()
             print("%-9s %-32s %s" % (line["outcome"], name, line.get("text") or "%.1f us" % line["us"]), flush=True)
-    return 1 if failed else 0
+    return 1 if failed else 75 if count < len(todo) else 0
 
 
 if __name__ == "__main__":
