@@ -5,19 +5,18 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "gpu/bench_file.hpp"
 #include "gpu/bench_input.hpp"
 #include "gpu/conformance.hpp"
 #include "gpu/floors.hpp"
 #include "gpu/harness/clock.hpp"
 #include "gpu/harness/results.hpp"
-#include "gpu/machine_name.hpp"
 #include "gpu/stages.hpp"
 #include "gpu/times.hpp"
 #include "prefixshare/testing/sampled_rows.hpp"
@@ -424,25 +423,6 @@ Result shift(const Target& target, const BenchWorkload& w, const Ceilings& ceili
   return result;
 }
 
-/// One file with all that was measured, as bench/results keeps them.
-void write_report(const std::string& folder, const std::vector<Record>& lines) {
-  std::vector<Record> constants = read_records(folder + "/constants.jsonl");
-  const Record head = read_records(folder + "/bench.jsonl").at(0);
-  Record device;
-  Record::parse(head.text("device"), &device);
-  const std::string path =
-      folder + "/" + machine_name(device.text("name")) + "-" + head.text("date").substr(0, 10) + ".json";
-  std::ofstream file(path);
-  file << "{\"head\": " << head.json();
-  for (const auto& [key, records] : {std::pair{"constants", &std::as_const(constants)}, std::pair{"bench", &lines}}) {
-    file << ",\n\"" << key << "\": [";
-    for (std::size_t i = 0; i < records->size(); ++i) file << (i == 0 ? "\n  " : ",\n  ") << (*records)[i].json();
-    file << "\n]";
-  }
-  file << "}\n";
-  std::printf("%s\n", path.c_str());
-}
-
 /// The target, planning with what the stage constants measured for the workloads' type.
 Target with_costs(Target target, const std::vector<Record>& constants) {
   for (const Record& line : constants) {
@@ -489,7 +469,7 @@ Stage bench_stage(const StageOptions& options) {
       }
     }
   }
-  stage.finish = [folder](const std::vector<Record>& lines) { write_report(folder, lines); };
+  stage.finish = [folder](const std::vector<Record>& lines) { write_bench_file(folder, lines); };
   return stage;
 }
 

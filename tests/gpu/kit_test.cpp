@@ -22,6 +22,7 @@
 #include "prefixshare/portable/rope.hpp"
 #include "prefixshare/portable/tree_attention.hpp"
 #include "prefixshare/portable/tree_attention_backward.hpp"
+#include "report/run.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -262,22 +263,29 @@ TEST_CASE("gpu kit: bench checks and times every kind of workload, and reports a
   REQUIRE(folder.run(&host_target) == kPassed);
   std::ifstream file(folder.path / "fast-gpu-1-2026-01-02.json");
   const nlohmann::json report = nlohmann::json::parse(file);
-  CHECK(report.at("head").at("device").at("name") == "Fast GPU 1");
+  CHECK(report.at("context").at("machine") == "fast-gpu-1");
+  CHECK(std::stod(report.at("context").at("ceilings/threads:1/memory").get<std::string>()) == 2e9);
   CHECK(report.at("constants").size() == 6);
-  REQUIRE(report.at("bench").size() == 6);
-  for (const auto& line : report.at("bench")) {
-    INFO(line.dump());
-    CHECK(line.at("outcome") == "passed");
-    CHECK(line.at("floor_us") > 0.0);
-    CHECK(line.at("minimum_us") <= line.at("us"));
-    CHECK(line.at("us") <= line.at("p90_us"));
-    const double fraction = line.at("floor_us").get<double>() / line.at("us").get<double>();
-    CHECK(line.at("floor_fraction").get<double>() == Approx(fraction).epsilon(1e-4));
+  const nlohmann::json& cases = report.at("benchmarks");
+  REQUIRE(cases.size() == 6);
+  CHECK(cases.at(0).at("name") == "gpu/S1/page:16/bf16/threads:1/cpu:portable");
+  for (const auto& c : cases) {
+    INFO(c.dump());
+    CHECK(c.at("time_unit") == "us");
+    CHECK(c.at("floor_ms") > 0.0);
+    const double ms = 1e-3 * c.at("real_time").get<double>();
+    CHECK(c.at("low_ms").get<double>() <= Approx(ms));
+    CHECK(c.at("high_ms").get<double>() >= Approx(ms));
+    CHECK(c.at("floor_fraction").get<double>() == Approx(c.at("floor_ms").get<double>() / ms).epsilon(1e-4));
   }
-  CHECK(report.at("bench").at(0).at("plan_equal") == 0);
-  CHECK(report.at("bench").at(5).at("plan_equal") == 1);
+  CHECK(cases.at(0).at("plan_equal") == 0);
+  CHECK(cases.at(5).at("plan_equal") == 1);
   // Two parts of 20 x 4 x (128 x 2 + 4) bytes beside the result, at 1 GB/s.
-  CHECK(report.at("bench").at(3).at("floor_us").get<double>() == Approx(4 * 20 * 4 * 260 * 1e-3));
+  CHECK(cases.at(3).at("floor_ms").get<double>() == Approx(4 * 20 * 4 * 260 * 1e-6));
+  report::Complaints complaints;
+  const report::Run run = report::parse_run("file", report.dump(), &complaints);
+  CHECK(complaints.empty());
+  CHECK(run.cases.size() == 6);
 }
 
 TEST_CASE("gpu kit: bench does not time what is wrong", "[gpu]") {

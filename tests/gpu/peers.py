@@ -12,6 +12,7 @@ import gc
 import json
 import math
 import os
+import re
 import select
 import subprocess
 import sys
@@ -547,6 +548,44 @@ def check():
     return 1 if failed else 0
 
 
+LAYOUTS = {"merge": "merge_states", "shift": "rope_shift"}
+
+
+def write_file(folder):
+    """<gpu>-<date>-peers.json: the lines as prefixshare_bench and ./run report know them."""
+    with open(os.path.join(folder, "peers.jsonl")) as file:
+        head, *lines = [json.loads(line) for line in file]
+    kinds = {w.name: w.kind for w in read_workloads()}
+    benchmarks = []
+    for line in lines:
+        workload, _, peer = line["case"].partition("/")
+        entry = {"name": "gpu/%s/%s/bf16/threads:1/%s" % (workload, LAYOUTS.get(kinds[workload], "page:16"),
+                                                         peer.replace("/", ":"))}
+        if line["outcome"] == "passed":
+            entry.update(run_type="iteration", real_time=line["us"], time_unit="us", low_ms=1e-3 * line["minimum_us"],
+                         high_ms=1e-3 * line["p90_us"], error=line["error"])
+        elif line["outcome"] == "skipped":
+            continue
+        else:
+            entry.update(error_occurred=True, error_message=line["text"])
+        benchmarks.append(entry)
+    machine = re.sub("[^a-z0-9]+", "-", head["device"].lower())[:31].strip("-")
+    context = {"date": head["date"], "machine": machine, "cpu": head["device"], "peer": head["peer"]}
+    path = os.path.join(folder, "%s-%s-peers.json" % (machine, head["date"][:10]))
+    with open(path, "w") as file:
+        file.write('{"context": %s,\n"benchmarks": [\n  %s\n]}\n' %
+                   (json.dumps(context), ",\n  ".join(json.dumps(b) for b in benchmarks)))
+    print(path)
+
+
+def peer_name():
+    try:
+        import flashinfer
+        return "PyTorch %s, FlashInfer %s" % (torch.__version__, flashinfer.__version__)
+    except ImportError:
+        return "PyTorch %s" % torch.__version__
+
+
 def finished(path):
     if not os.path.exists(path):
         return set()
@@ -582,7 +621,8 @@ def main():
     failed, count = 0, 0
     with open(path, "a" if options.resume else "w") as file:
         if not done:
-            head = {"stage": "peers", "torch": torch.__version__, "device": torch.cuda.get_device_name()}
+            head = {"stage": "peers", "peer": peer_name(), "device": torch.cuda.get_device_name(),
+                    "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
             file.write(json.dumps(head) + "\n")
         for name, result in results(todo):
             line = {"case": name, **result}
@@ -591,6 +631,7 @@ def main():
             file.write(json.dumps(line) + "\n")
             file.flush()
             print("%-9s %-32s %s" % (line["outcome"], name, line.get("text") or "%.1f us" % line["us"]), flush=True)
+    write_file(options.out)
     return 1 if failed else 75 if count < len(todo) else 0
 
 

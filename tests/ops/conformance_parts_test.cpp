@@ -46,10 +46,12 @@ TEST_CASE("conformance: the executor's parts count, too", "[conformance]") {
   testing::ConformanceOptions options;
   options.seeds = 0;
   options.walk = false;
-  CHECK(testing::run_conformance(context, "cpu:toy", options).ok());
+  const ConformanceReport alone = testing::run_conformance(context, "cpu:toy", options);
+  CHECK(alone.ok());
   context.executor = pool.executor();
   const ConformanceReport report = testing::run_conformance(context, "cpu:toy", options);
   INFO(to_string(report));
   CHECK(report[Fault::depends_on_parts].failed > 0);
+  CHECK(report[Fault::depends_on_parts].cases > alone[Fault::depends_on_parts].cases);
   CHECK(report[Fault::wrong_result].failed == 0);
 }
