@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/make_image.hpp"
 #include "prefixshare/testing/catalogue.hpp"
 #include "prefixshare/testing/problem.hpp"
@@ -458,6 +459,21 @@ TEST_CASE("plan image: what is little to merge is merged by the item that comes 
   CHECK(bytes > 0);
   CHECK(bytes <= kSerialMergeBytes);
   CHECK(Image(plan, 8, 0).header().deferred_count == 0);
+}
+
+TEST_CASE("plan image: training on long sequences makes no partial states", "[image]") {
+  const CostModel of_h200{8576, 0, 0.0027, 4.56, 0.117, 0.00024, 3000, 64, 16, true};
+  for (const CostModel& cost : {kMmaCost, kSimtCost, of_h200}) {
+    Random random(3);
+    Forest forest;
+    const std::vector<std::int32_t> suffixes(8, 1024);
+    REQUIRE(testing::detail::place_forest(testing::prefix_group(4096, suffixes, true), {}, &random, &forest).ok());
+    PlanOptions options;
+    options.backward = true;
+    options.target_parallelism = 264;
+    options.cost = cost;
+    CHECK(plan_of(forest, kind_of(32, 8), options).header.partial_rows == 0);
+  }
 }
 
 TEST_CASE("plan image: equal pieces are shared out equally", "[image]") {

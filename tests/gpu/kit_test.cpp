@@ -251,7 +251,8 @@ struct BenchFolder {
   int run(MakeTarget target) const {
     RunOptions o;
     o.folder = path.string();
-    const Record head = Record().add("stage", "bench").add("device", Record().add("name", "Fast GPU 1"));
+    const Record device = Record().add("name", "Fast GPU 1").add("l2_bytes", 1 << 20);
+    const Record head = Record().add("stage", "bench").add("device", device);
     return run_stage(bench_stage(options(target)), o, Record(head).add("date", "2026-01-02T03:04:05Z"));
   }
 };
