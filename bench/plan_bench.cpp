@@ -114,14 +114,16 @@ void register_growth(Session* session, std::int32_t sequences) {
     if (!status) status = live.schedule(batch);
     if (status) return fail(session, &state, to_string(status));
     const std::int64_t version = live.version();
-    std::int32_t left = (kBlocks - kUsed) * Tables::kPage;
+    constexpr std::int32_t kRoom = (kBlocks - kUsed) * Tables::kPage;
+    std::int32_t grown = 0;
     time_ok(session, &state, [&]() -> Status {
-      if (left-- == 0) {  // back to the start: one call in many
+      if (grown == kRoom) {  // back to the start: one call in many
         for (const ScheduledSequence& s : batch) {
           if (Status bad = live.truncate(s.id, kUsed * Tables::kPage)) return bad;
         }
-        left = (kBlocks - kUsed) * Tables::kPage;
+        grown = 0;
       }
+      ++grown;
       for (const ScheduledSequence& s : batch) {
         if (Status bad = live.extend(s.id, 1)) return bad;
       }
