@@ -39,9 +39,12 @@ struct TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64);
 
+/// Not _tile_loadconfig: that of g++ 12 tells the compiler of the first 8 bytes only, which then leaves the rest unset.
+void load_config(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
+
 __attribute__((target("amx-tile,amx-bf16"))) void multiply_amx(std::int64_t count) {
   const TileShapes shapes;
-  _tile_loadconfig(&shapes);
+  load_config(shapes);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -94,7 +97,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void multiply_amx_panels(std::int64
   alignas(64) static const std::int16_t left[std::size_t{kTileDepth * 2 * kTile}] = {};
   alignas(64) static const std::int16_t right[std::size_t{kTileDepth * 2 * kTile}] = {};
   const TileShapes shapes;
-  _tile_loadconfig(&shapes);
+  load_config(shapes);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
