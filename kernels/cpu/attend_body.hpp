@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Body that detail::AttendForward runs in a region: panels for many packed rows, a stream for few.
+// The Body that detail::AttendForward runs in a region: Many for many packed rows, panels of them side by side, a stream
+// for few.
 #pragma once
 
-#include "cpu/attend_panels.hpp"
 #include "cpu/attend_stream.hpp"
 #include "prefixshare/detail/attend_forward.hpp"
 
 PREFIXSHARE_REGION_BEGIN
 
-template <class Products>
+template <class Many>
 class AttendBody {
  public:
   using Acc = float;
@@ -32,6 +32,7 @@ class AttendBody {
     }
     return heads_;
   }
+  std::int32_t block_keys() const noexcept { return streams_ ? detail::kBlockKeys : Many::kBlockKeys; }
   void load(std::int32_t first_instance, std::int32_t head, std::int32_t heads) noexcept {
     if (streams_) {
       stream_.load(first_instance, head, heads);
@@ -70,7 +71,7 @@ class AttendBody {
   std::int32_t heads_ = 1;
   detail::PanelMemory memory_;
   detail::QueryRows<float> query_;  // of both: it knows whose angles the memory holds
-  AttendPanels<Products> panels_;
+  Many panels_;
   AttendStream stream_;
 };
 

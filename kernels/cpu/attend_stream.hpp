@@ -8,7 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/attend_panels.hpp"
+#include "cpu/key_block.hpp"
+#include "cpu/panel_logits.hpp"
+#include "cpu/vector_math.hpp"
 
 PREFIXSHARE_REGION_BEGIN
 
@@ -52,7 +54,8 @@ class AttendStream {
                   0, p->begin, p->end);
     }
     Ahead ahead;
-    ahead.start(view_, pieces[count - 1], head, heads, std::int64_t{heads} * ((block.columns + 3) / 4));
+    ahead.start(view_, pieces[count - 1], head, heads, detail::kBlockKeys,
+                std::int64_t{heads} * ((block.columns + 3) / 4));
     for (std::int32_t h = 0; h < heads; ++h) {
       block.head = head + h;
       const std::int64_t row = h * of_head_;

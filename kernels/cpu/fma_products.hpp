@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cpu/key_buffer.hpp"
+#include "cpu/panel_logits.hpp"
 #include "cpu/panel_products.hpp"
 
 PREFIXSHARE_REGION_BEGIN
@@ -13,10 +14,9 @@ PREFIXSHARE_REGION_BEGIN
 class FmaProducts {
  public:
   static constexpr int kPanels = kProductPanels;  // multiplied at once
-  static constexpr int kAhead = 0;                // panels whose scores are made before they are softened
 
-  FmaProducts(const detail::AttendView& view, const detail::PanelMemory& panels, detail::Arena* arena) noexcept
-      : kind_(view.kind()), panels_(panels), memory_(arena, kind_), keys_(view, memory_) {}
+  FmaProducts(const detail::AttendView& view, const PanelLogits* logits, detail::Arena* arena) noexcept
+      : kind_(view.kind()), logits_(*logits), memory_(arena, kind_), keys_(view, memory_) {}
 
   /// Query rows of `panels` panels, [panels * kPanelRows, D].
   void load_queries(const float* rows, std::int64_t panels) noexcept {
@@ -79,14 +79,14 @@ class FmaProducts {
       Vec sum = Vec::load(at);
       for (std::int32_t c = 0; c < columns; ++c) {
         const Vec more = fma(Vec::all(keys_.v()[c * kind_.Dv + d]), Vec::load(p + c * detail::kPanelRows), sum);
-        sum = choose(seen(panels_, panel, c), more, sum);
+        sum = choose(logits_.seen(panel, c), more, sum);
       }
       sum.store(at);
     }
   }
 
   LayerKind kind_;
-  const detail::PanelMemory& panels_;
+  const PanelLogits& logits_;
   detail::FmaMemory memory_;
   KeyBuffer keys_;
   std::int64_t query_panels_ = 0;

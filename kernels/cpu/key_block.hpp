@@ -23,8 +23,8 @@ struct Block {
 
 /// Where the keys and values of up to a block's columns lie, for one KV head.
 struct KeyPlaces {
-  const char* k[detail::kBlockKeys];
-  const char* v[detail::kBlockKeys];
+  const char* k[detail::kTileBlockKeys];
+  const char* v[detail::kTileBlockKeys];
 
   /// Columns [begin, end): consecutive tokens of a segment from `token` on.
   void find(const PlanView& plan, const KvPool& pool, const Segment& segment, std::int64_t token, std::int32_t head,
@@ -44,19 +44,19 @@ struct KeyPlaces {
 /// a block, and would be found cold.
 class Ahead {
  public:
-  /// `last`: the last piece of the block. `steps`: how often some() will be called.
+  /// `last`: the last piece of the block. `most`: keys to ask for. `steps`: how often some() will be called.
   void start(const detail::AttendView& view, const detail::Piece& last, std::int32_t head, std::int32_t heads,
-             std::int64_t steps) noexcept {
+             std::int32_t most, std::int64_t steps) noexcept {
     const LayerKind& kind = view.kind();
     const std::int32_t pool_index = view.plan.segments[last.run->segment].pool;
     const KvPool& pool = view.args.kv[pool_index];
     std::int64_t begin = last.key + (last.end - last.begin);
     std::int32_t keys = 0;
-    for (const KeyRun* run = last.run; run != view.plan.runs.end() && keys < detail::kBlockKeys; ++run, begin = 0) {
+    for (const KeyRun* run = last.run; run != view.plan.runs.end() && keys < most; ++run, begin = 0) {
       const Segment& segment = view.plan.segments[run->segment];
       if (segment.pool != pool_index) break;
       const auto more =
-          static_cast<std::int32_t>(std::clamp<std::int64_t>(view.keys(*run) - begin, 0, detail::kBlockKeys - keys));
+          static_cast<std::int32_t>(std::clamp<std::int64_t>(view.keys(*run) - begin, 0, most - keys));
       places_.find(view.plan, pool, segment, run->token + begin, head, keys, keys + more);
       keys += more;
     }
@@ -84,11 +84,5 @@ class Ahead {
   std::int64_t next_ = 0, end_ = 0, share_ = 0;
   std::int64_t k_bytes_ = 0, v_bytes_ = 0, k_stride_ = 0, v_stride_ = 0;
 };
-
-/// Rows of a panel that see a column of the block that PanelMemory's bits are of.
-inline Mask seen(const detail::PanelMemory& memory, std::int64_t panel, std::int32_t column) noexcept {
-  const std::uint32_t* words = column < 32 ? memory.low : memory.high;
-  return bits_set(words + panel * detail::kPanelRows, std::uint32_t{1} << (column % 32));
-}
 
 PREFIXSHARE_REGION_END

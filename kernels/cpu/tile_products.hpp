@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The products of AttendPanels with matrix tiles, for keys and values in bf16. The panels' layout is that of the tiles:
-// a tile of scores is 16 keys by the 16 rows of a panel, a tile of outputs 16 elements of o by 16 rows. Keys are read
-// as they lie; queries, probabilities (rounded to bf16) and transposed values are brought into tile order, with zeros
-// up to whole tiles.
+// The products of AttendTiles, for keys and values in bf16. A tile of scores is 16 keys by the 16 rows of a panel, a tile
+// of outputs 16 elements of o by 16 rows. Keys are read as rows; queries, probabilities (rounded to bf16) and transposed
+// values are brought into tile order, with zeros up to whole tiles.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
 #include "cpu/key_block.hpp"
 #include "cpu/packed_tiles.hpp"
+#include "cpu/panel_logits.hpp"
 #include "cpu/region.hpp"
 #include "cpu/vector.hpp"
 #include "cpu/vector_bf16.hpp"
@@ -22,14 +23,15 @@ PREFIXSHARE_REGION_BEGIN
 template <class Tiles>
 class TileProducts {
  public:
-  static constexpr int kPanels = 2;  // with 2 tiles of keys or of values: 4 sums, 2 + 2 factors
-  static constexpr int kAhead = 2;   // panels whose scores are made before they are softened: two units work at once
+  static constexpr int kPanels = 2;                          // with 2 tiles of keys or of values: 4 sums, 2 + 2 factors
+  static constexpr std::int32_t kKeys = detail::kTileTerms;  // of a chunk, whose scores are made at once
+  static constexpr std::int64_t kChunk = kKeys * detail::kPanelRows;  // scores of a panel and a chunk
 
-  TileProducts(const detail::AttendView& view, const detail::PanelMemory& panels, detail::Arena* arena) noexcept
+  TileProducts(const detail::AttendView& view, const PanelLogits* logits, detail::Arena* arena) noexcept
       : view_(view),
         args_(view.args),
         kind_(view.kind()),
-        panels_(panels),
+        logits_(*logits),
         memory_(arena, kind_),
         splits_(args_.q.dtype != DType::bf16 || detail::QueryRows<float>(view, nullptr).turns()),
         k_steps_(detail::ceil_div(kind_.D, detail::kTileTerms)),
@@ -49,62 +51,93 @@ class TileProducts {
   }
 
   void load_keys(const Block& block) noexcept {
-    v_steps_ = (block.columns + detail::kTileTerms - 1) / detail::kTileTerms;
-    if (find_packed(block)) return;
+    chunks_ = (block.columns + kKeys - 1) / kKeys;
+    const std::int64_t steps = (query_panels_ + kPanels - 1) / kPanels * chunks_ * (k_steps_ + v_tiles_ / 2);
+    if (find_packed(block, steps)) return;
     find(block);
-    for (std::int32_t c = 0; c < block.columns; c += kKeys) {
-      keys_[c / 16] = keys_of(block, c);
-      keys_[c / 16 + 1] = keys_of(block, c + 16);
-    }
+    for (std::int32_t c = 0; c < chunks_ * kKeys; c += 16) keys_[c / 16] = keys_of(block, c);
     v_ = memory_.v;
-    for (std::int32_t i = 0; i < v_steps_; ++i) {
-      for (std::int64_t t = 0; t < v_tiles_; ++t) {
-        pack_values(block, t * 16, i * detail::kTileTerms, memory_.v + (i * v_tiles_ + t) * detail::kTile);
-      }
+    for (std::int32_t i = 0; i < chunks_; ++i) {
+      for (std::int64_t t = 0; t < v_tiles_; t += 2) pack_values(block, t * 16, i);
     }
     odd_ = (!block.full || scaled_) && clear_odd(block);
-    const std::int64_t groups = (query_panels_ + kPanels - 1) / kPanels;
-    ahead_.start(view_, block.pieces[block.count - 1], block.head, 1,
-                 groups * (detail::ceil_div(block.columns, kKeys) + v_tiles_ / 2));
+    lines_ = Lines();
+    ahead_.start(view_, block.pieces[block.count - 1], block.head, 1, detail::kTileBlockKeys, steps);
   }
+  /// Chunks of the block.
+  std::int32_t chunks() const noexcept { return chunks_; }
+  /// Whether probabilities go into the tiles as they are, and nothing is added beside the tiles.
+  bool plain() const noexcept { return !scaled_ && !odd_; }
 
-  /// s[panel][key][row] = key . query for 1 to kPanels neighbouring panels.
-  void scores(const Block& block, std::int64_t panel, int panels, float* s) noexcept {
-    for (std::int32_t c = 0; c < block.columns; c += kKeys) {
-      ahead_.some();
-      float* at = s + c * detail::kPanelRows;
-      multiply_keys(keys_ + c / 16, q_tiles(panel, 0), panels, at, detail::kScorePanel);
-      if (splits_) {
-        multiply_keys(keys_ + c / 16, q_tiles(panel, 1), panels, memory_.rest, kRestPanel);
-        for (int i = 0; i < panels; ++i) add_rest(memory_.rest + i * kRestPanel, at + i * detail::kScorePanel);
-      }
+  /// s[panel][key][row] = key . query for the keys of a chunk and 1 to kPanels neighbouring panels.
+  void scores(const Block& block, std::int32_t chunk, std::int64_t panel, int panels, float* s) noexcept {
+    multiply_keys(keys_ + 2 * chunk, q_tiles(panel, 0), panels, s);
+    if (splits_) {
+      multiply_keys(keys_ + 2 * chunk, q_tiles(panel, 1), panels, memory_.rest);
+      add_rest(memory_.rest, panels * kChunk, s);
     }
-    for (std::int32_t c = 0; c < block.columns && scaled_; ++c) {
+    for (std::int32_t c = 0; scaled_ && c < columns_of(block, chunk); ++c) {
       for (int i = 0; i < panels; ++i) {
-        float* at = s + i * detail::kScorePanel + c * detail::kPanelRows;
-        (Vec::load(at) * Vec::all(k_scales_[c])).store(at);
+        float* at = s + i * kChunk + c * detail::kPanelRows;
+        (Vec::load(at) * Vec::all(k_scales_[chunk * kKeys + c])).store(at);
       }
     }
   }
+  /// Keys of a chunk that are the block's; what `scores` writes for the others has no meaning.
+  static std::int32_t columns_of(const Block& block, std::int32_t chunk) noexcept {
+    return std::min(block.columns - chunk * kKeys, kKeys);
+  }
 
-  /// o[d][row] += sum over keys of value * p for 1 to kPanels neighbouring panels.
-  void add_values(const Block& block, std::int64_t panel, int panels, const float* p, float* o) noexcept {
-    for (int i = 0; i < panels; ++i) {
-      pack_weights<false>(block, p + i * detail::kScorePanel, p_tiles(i, 0));
-      if (scaled_) pack_weights<true>(block, p + i * detail::kScorePanel, p_tiles(i, 1));
+  /// Probabilities of keys `column` and `column + 1` of a chunk, for the rows of panel i of those multiplied together.
+  void put_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
+    _mm512_store_si512(weights_at(i, 0, chunk, column), interleave_rounded(even, odd));
+  }
+  /// The same times the scales of the values; what the rounding leaves over is multiplied, too: a probability of 1 is
+  /// exact, but its product with a scale is not.
+  void put_scaled_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
+    const float* scales = weights_ + chunk * kKeys + column;
+    if (scaled_) even = even * Vec::all(scales[0]), odd = odd * Vec::all(scales[1]);
+    put_weights(i, chunk, column, even, odd);
+    if (!scaled_) return;
+    _mm512_store_si512(weights_at(i, 1, chunk, column), interleave_rounded(rounding_rest(even), rounding_rest(odd)));
+  }
+  /// The weights of a chunk that no row of panel i sees.
+  void clear_weights(int i, std::int32_t chunk) noexcept {
+    for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
+      std::memset(weights_at(i, part, chunk, 0), 0, std::size_t{detail::kTile} * sizeof(BFloat16));
     }
-    for (std::int64_t t = 0; t < v_tiles_; t += 2) {
-      ahead_.some();
-      multiply_values(t, panels, o + t * 16 * detail::kPanelRows);
+  }
+  /// Chunks [0, chunks) of panel i times a power of two for each row: exact, but for what becomes subnormal.
+  void multiply_weights(int i, std::int32_t chunks, Vec factor) const noexcept {
+    for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
+      for (std::int32_t c = 0; c < chunks * kKeys; c += 2) multiply_pairs(weights_at(i, part, 0, c), factor);
     }
-    for (int i = 0; i < panels && odd_; ++i) {
-      add_odd_values(block, panel + i, p + i * detail::kScorePanel, o + i * o_panel());
+  }
+
+  /// o[d][row] += sum over keys of value * weight for 1 to kPanels neighbouring panels.
+  void add_values(int panels, float* o) noexcept {
+    for (std::int64_t t = 0; t < v_tiles_; t += 2) multiply_values(t, panels, o + t * 16 * detail::kPanelRows);
+  }
+  /// What the tiles leave out: the values of a chunk that are not finite, times probabilities p [key][row], to o of the
+  /// rows that see them.
+  void add_odd_values(const Block& block, std::int32_t chunk, std::int64_t panel, const float* p,
+                      float* o) const noexcept {
+    for (std::int32_t c = 0; odd_ && c < columns_of(block, chunk); ++c) {
+      const std::int32_t column = chunk * kKeys + c;
+      const BFloat16* v = reinterpret_cast<const BFloat16*>(places_.v[column]);
+      const float scale = scaled_ ? v_scales_[column] : 1.0f;
+      const Mask rows = block.full ? equal(Vec::zero(), Vec::zero()) : logits_.seen(panel, column);
+      for (std::int64_t d = 0; d < kind_.Dv; ++d) {
+        if (is_finite(v[d]) && std::isfinite(scale)) continue;
+        float* at = o + d * detail::kPanelRows;
+        const Vec before = Vec::load(at);
+        const Vec value = Vec::all(to_float(v[d]) * scale);
+        choose(rows, fma(value, Vec::load(p + c * detail::kPanelRows), before), before).store(at);
+      }
     }
   }
 
  private:
-  static constexpr std::int32_t kKeys = 2 * 16;  // that are multiplied at once
-  static constexpr std::int64_t kRestPanel = kKeys * detail::kPanelRows;
   static constexpr std::int64_t kRowBytes = 64;  // of a tile
 
   /// 16 keys, evenly strided.
@@ -113,6 +146,29 @@ class TileProducts {
     std::int64_t stride;  // bytes
   };
 
+  /// Asks for the keys and values of a packed segment that come after a block, a share with every step.
+  class Lines {
+   public:
+    void start(const BFloat16* k, const BFloat16* v, std::int64_t tokens, std::int64_t k_width, std::int64_t v_width,
+               std::int64_t steps) noexcept {
+      k_ = k, v_ = v;
+      k_share_ = detail::ceil_div(tokens * k_width, steps), v_share_ = detail::ceil_div(tokens * v_width, steps);
+      steps_ = steps;
+    }
+    void some() noexcept {
+      if (steps_ == 0) return;
+      --steps_;
+      detail::prefetch(k_, k_share_ * 2), detail::prefetch(v_, v_share_ * 2);
+      k_ += k_share_, v_ += v_share_;
+    }
+
+   private:
+    const BFloat16 *k_ = nullptr, *v_ = nullptr;
+    std::int64_t k_share_ = 0, v_share_ = 0, steps_ = 0;
+  };
+  /// With every step of a product: what is asked for at once must not fill the buffers that loads need, too.
+  void ask_ahead() noexcept { ahead_.some(), lines_.some(); }
+
   std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
   BFloat16* q_tiles(std::int64_t panel, int part) const noexcept {
     return memory_.q + (panel * 2 + part) * k_steps_ * detail::kTile;
@@ -120,8 +176,12 @@ class TileProducts {
   const BFloat16* v_tile(std::int64_t tile, std::int32_t step) const noexcept {
     return v_ + (step * v_tiles_ + tile) * detail::kTile;
   }
-  BFloat16* p_tiles(int i, int part) const noexcept { return memory_.p + (i * 2 + part) * kValueSteps * detail::kTile; }
-  static constexpr std::int64_t kValueSteps = detail::kBlockKeys / detail::kTileTerms;
+  BFloat16* p_tiles(int i, int part) const noexcept {
+    return memory_.p + (i * 2 + part) * (detail::kTileBlockKeys / kKeys) * detail::kTile;
+  }
+  BFloat16* weights_at(int i, int part, std::int32_t chunk, std::int32_t column) const noexcept {
+    return p_tiles(i, part) + (chunk * kKeys + column) * detail::kPanelRows;
+  }
 
   // ---- Into tile order
 
@@ -140,38 +200,25 @@ class TileProducts {
     }
     turn(tile);
   }
-  /// Elements [d, d + 16) of the values of 32 keys: [element][key].
-  void pack_values(const Block& block, std::int64_t d, std::int32_t key, BFloat16* tile) const noexcept {
+  /// Elements [d, d + 32) of the values of a chunk, as two tiles [element][key].
+  void pack_values(const Block& block, std::int64_t d, std::int32_t chunk) const noexcept {
     for (std::int32_t i = 0; i < 16; ++i) {
-      const __m512i even = value_words(block, key + 2 * i, d), odd = value_words(block, key + 2 * i + 1, d);
-      _mm512_store_si512(memory_.turn + i * 16, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+      const __m512i even = value_words(block, chunk * kKeys + 2 * i, d),
+                    odd = value_words(block, chunk * kKeys + 2 * i + 1, d);
+      _mm512_store_si512(memory_.turn + i * 32, _mm512_unpacklo_epi16(even, odd));
+      _mm512_store_si512(memory_.turn + i * 32 + 16, _mm512_unpackhi_epi16(even, odd));
     }
-    turn(tile);
+    turn_pairs(memory_.turn, memory_.v + (chunk * v_tiles_ + d / 16) * detail::kTile);
   }
   __m512i value_words(const Block& block, std::int32_t column, std::int64_t d) const noexcept {
     if (column >= block.columns) return _mm512_setzero_si512();
-    return load_first(reinterpret_cast<const BFloat16*>(places_.v[column]) + d, kind_.Dv - d);
-  }
-  /// Probabilities times the scales of the values: [pair of keys][row][2]. Where there are scales, what their rounding
-  /// leaves over is multiplied, too: a probability of 1 is exact, but its product with a scale is not.
-  template <bool Rest>
-  void pack_weights(const Block& block, const float* p, BFloat16* tiles) const noexcept {
-    for (std::int32_t k = 0; k < v_steps_ * detail::kTileTerms; k += 2) {
-      Vec even = weights(block, p, k), odd = weights(block, p, k + 1);
-      if constexpr (Rest) even = rounding_rest(even), odd = rounding_rest(odd);
-      _mm512_store_si512(tiles + k * detail::kPanelRows, interleave_rounded(even, odd));
-    }
-  }
-  Vec weights(const Block& block, const float* p, std::int32_t column) const noexcept {
-    if (column >= block.columns) return Vec::zero();
-    const Vec x = Vec::load(p + column * detail::kPanelRows);
-    return scaled_ ? x * Vec::all(weights_[column]) : x;
+    return _mm512_maskz_loadu_epi16(first_words(kind_.Dv - d), places_.v[column] + d * 2);
   }
 
   // ---- Keys and values
 
   /// A block that starts with a step of a packed segment, and has nothing odd, is multiplied where it lies.
-  bool find_packed(const Block& block) noexcept {
+  bool find_packed(const Block& block, std::int64_t steps) noexcept {
     const detail::Piece& piece = block.pieces[0];
     const std::int64_t token = std::int64_t{piece.run->token} + piece.key;
     const PackedSegment* packed = block.count == 1 && token % detail::kTileTerms == 0
@@ -183,9 +230,9 @@ class TileProducts {
     const PackedTiles tiles(kind_, const_cast<void*>(packed->data), header.tokens);
     const std::int64_t row = block.head * tiles.padded + token, step = row / detail::kTileTerms;
     std::uint32_t flags = 0;
-    for (std::int32_t i = 0; i < v_steps_; ++i) flags |= tiles.flags[step + i];
+    for (std::int32_t i = 0; i < chunks_; ++i) flags |= tiles.flags[step + i];
     if ((flags & PackedTiles::kOdd) != 0) return false;
-    for (std::int32_t t = 0; t < 2 * v_steps_; ++t) {
+    for (std::int32_t t = 0; t < 2 * chunks_; ++t) {
       keys_[t] = {reinterpret_cast<const char*>(tiles.k + (row + t * 16) * tiles.k_width), tiles.k_width * 2};
     }
     v_ = tiles.v + step * v_tiles_ * detail::kTile;
@@ -195,7 +242,10 @@ class TileProducts {
       std::copy_n(tiles.k_scales + row, block.columns, k_scales_);
       std::copy_n(tiles.v_scales + row, block.columns, weights_);
     }
-    ahead_ = Ahead();  // what comes next lies next
+    ahead_ = Ahead();
+    const std::int64_t next = row + chunks_ * kKeys, left = std::max<std::int64_t>(0, block.head * tiles.padded + tiles.padded - next);
+    lines_.start(tiles.k + next * tiles.k_width, v_ + chunks_ * v_tiles_ * detail::kTile,
+                 std::min<std::int64_t>(left, detail::kTileBlockKeys), tiles.k_width, v_tiles_ * 16, steps);
     return true;
   }
   void find(const Block& block) noexcept {
@@ -224,11 +274,13 @@ class TileProducts {
     }
   }
 
-  /// Keys [column, column + 16) as they lie, or copied where they do not lie so or are not whole tiles. The scores of
-  /// keys beyond the block are not read, whatever the copy holds there.
+  /// Keys [column, column + 16) as they lie, or copied where they lie unevenly or far apart, so that they would share few
+  /// sets of the first-level cache, or are not whole tiles. The scores of keys beyond the block are not read, whatever
+  /// the copy holds there.
   KeyRows keys_of(const Block& block, std::int32_t column) const noexcept {
     const char* const* k = places_.k + column;
-    if (kind_.D % detail::kTileTerms == 0 && column + 16 <= block.columns && evenly_strided(k)) {
+    if (kind_.D % detail::kTileTerms == 0 && column + 16 <= block.columns && std::abs(distance(k)) <= kind_.D * 4 &&
+        evenly_strided(k)) {
       return {k[0], distance(k)};
     }
     const std::int64_t width = k_steps_ * detail::kTileTerms;
@@ -256,7 +308,7 @@ class TileProducts {
 
   bool clear_odd(const Block& block) noexcept {
     bool found = false;
-    for (std::int64_t t = 0; t < v_steps_ * v_tiles_; ++t) {
+    for (std::int64_t t = 0; t < chunks_ * v_tiles_; ++t) {
       found = clear_odd_values(memory_.v + t * detail::kTile) || found;
     }
     for (std::int32_t c = 0; c < block.columns && scaled_; ++c) {
@@ -278,40 +330,26 @@ class TileProducts {
     }
     return found;
   }
-  void add_odd_values(const Block& block, std::int64_t panel, const float* p, float* o) const noexcept {
-    for (std::int32_t c = 0; c < block.columns; ++c) {
-      const BFloat16* v = reinterpret_cast<const BFloat16*>(places_.v[c]);
-      const float scale = scaled_ ? v_scales_[c] : 1.0f;
-      const Mask rows = block.full ? equal(Vec::zero(), Vec::zero()) : seen(panels_, panel, c);
-      for (std::int64_t d = 0; d < kind_.Dv; ++d) {
-        if (is_finite(v[d]) && std::isfinite(scale)) continue;
-        float* at = o + d * detail::kPanelRows;
-        const Vec before = Vec::load(at);
-        const Vec value = Vec::all(to_float(v[d]) * scale);
-        choose(rows, fma(value, Vec::load(p + c * detail::kPanelRows), before), before).store(at);
-      }
-    }
-  }
-
   // ---- Products: tiles 0 to 3 sum, 4 and 5 hold keys or values, 6 and 7 queries or probabilities
 
-  void multiply_keys(const KeyRows* keys, const BFloat16* q, int panels, float* s, std::int64_t s_panel) noexcept {
+  void multiply_keys(const KeyRows* keys, const BFloat16* q, int panels, float* s) noexcept {
     if (panels == 2) {
-      multiply_keys_of<2>(keys, q, s, s_panel);
+      multiply_keys_of<2>(keys, q, s);
     } else {
-      multiply_keys_of<1>(keys, q, s, s_panel);
+      multiply_keys_of<1>(keys, q, s);
     }
   }
   template <int Panels>
-  void multiply_keys_of(const KeyRows* keys, const BFloat16* q, float* s, std::int64_t s_panel) noexcept {
+  void multiply_keys_of(const KeyRows* keys, const BFloat16* q, float* s) noexcept {
     tiles_.template zero<0>();
     tiles_.template zero<1>();
     if constexpr (Panels == 2) tiles_.template zero<2>(), tiles_.template zero<3>();
     for (std::int64_t i = 0; i < k_steps_; ++i) {
+      ask_ahead();
       tiles_.template load<4>(keys[0].first + i * kRowBytes, keys[0].stride);
-      tiles_.template load<5>(keys[1].first + i * kRowBytes, keys[1].stride);
       tiles_.template load<6>(q + i * detail::kTile, kRowBytes);
       tiles_.template multiply_add<0, 4, 6>();
+      tiles_.template load<5>(keys[1].first + i * kRowBytes, keys[1].stride);
       tiles_.template multiply_add<1, 5, 6>();
       if constexpr (Panels == 2) {
         tiles_.template load<7>(q + (2 * k_steps_ + i) * detail::kTile, kRowBytes);
@@ -322,14 +360,14 @@ class TileProducts {
     tiles_.template store<0>(s, kRowBytes);
     tiles_.template store<1>(s + 256, kRowBytes);
     if constexpr (Panels == 2) {
-      tiles_.template store<2>(s + s_panel, kRowBytes);
-      tiles_.template store<3>(s + s_panel + 256, kRowBytes);
+      tiles_.template store<2>(s + kChunk, kRowBytes);
+      tiles_.template store<3>(s + kChunk + 256, kRowBytes);
     }
   }
   /// The product with what rounding left over of the queries; not where infinities have made their sum already.
-  static void add_rest(const float* rest, float* s) noexcept {
+  static void add_rest(const float* rest, std::int64_t count, float* s) noexcept {
     const Vec infinity = Vec::all(std::numeric_limits<float>::infinity());
-    for (std::int64_t i = 0; i < kRestPanel; i += 16) {
+    for (std::int64_t i = 0; i < count; i += 16) {
       const Vec x = Vec::load(s + i);
       choose(less(magnitude(x), infinity), x + Vec::load(rest + i), x).store(s + i);
     }
@@ -349,11 +387,12 @@ class TileProducts {
     tiles_.template load<1>(o + 256, kRowBytes);
     if constexpr (Panels == 2) tiles_.template load<2>(next, kRowBytes), tiles_.template load<3>(next + 256, kRowBytes);
     for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
-      for (std::int32_t i = 0; i < v_steps_; ++i) {
+      for (std::int32_t i = 0; i < chunks_; ++i) {
+        ask_ahead();
         tiles_.template load<4>(v_tile(tile, i), kRowBytes);
-        tiles_.template load<5>(v_tile(tile + 1, i), kRowBytes);
         tiles_.template load<6>(p_tiles(0, part) + i * detail::kTile, kRowBytes);
         tiles_.template multiply_add<0, 4, 6>();
+        tiles_.template load<5>(v_tile(tile + 1, i), kRowBytes);
         tiles_.template multiply_add<1, 5, 6>();
         if constexpr (Panels == 2) {
           tiles_.template load<7>(p_tiles(1, part) + i * detail::kTile, kRowBytes);
@@ -373,22 +412,23 @@ class TileProducts {
   const detail::AttendView& view_;
   const Attend& args_;
   LayerKind kind_;
-  const detail::PanelMemory& panels_;
+  const PanelLogits& logits_;
   detail::TileMemory memory_;
   bool splits_;               // queries are sums of two bf16
   std::int64_t k_steps_;      // tiles along D
   std::int64_t v_tiles_;      // tiles along Dv
-  std::int32_t v_steps_ = 0;  // tiles along the block's keys
+  std::int32_t chunks_ = 0;   // tiles along the block's keys
   std::int64_t query_panels_ = 0;
   const BFloat16* v_ = nullptr;  // tiles of the block's values
   bool scaled_ = false;          // the three below hold the block's scales
   bool odd_ = false;             // the block has values that are not finite, kept out of the tiles
-  float k_scales_[detail::kBlockKeys];
-  float v_scales_[detail::kBlockKeys];
-  float weights_[detail::kBlockKeys];  // v_scales_, as far as they go into the tiles
-  KeyPlaces places_;
-  KeyRows keys_[detail::kBlockKeys / 16];
+  float k_scales_[detail::kTileBlockKeys];
+  float v_scales_[detail::kTileBlockKeys];
+  float weights_[detail::kTileBlockKeys];  // v_scales_, as far as they go into the tiles
+  KeyPlaces places_;  // of what is not packed
+  KeyRows keys_[detail::kTileBlockKeys / 16];
   Ahead ahead_;
+  Lines lines_;
   Tiles tiles_;
 };
 

@@ -5,8 +5,8 @@
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
 
 #include "cpu/attend_body.hpp"
+#include "cpu/attend_tiles.hpp"
 #include "cpu/operators.hpp"
-#include "cpu/tile_products.hpp"
 #include "cpu/tiles.hpp"
 
 namespace prefixshare {
@@ -14,8 +14,8 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  using Products = amx_bf16::TileProducts<amx_bf16::HardwareTiles>;
-  detail::AttendForward<amx_bf16::AttendBody<Products>>(call.plan, call.args, part, parts).run();
+  using Many = amx_bf16::AttendTiles<amx_bf16::HardwareTiles>;
+  detail::AttendForward<amx_bf16::AttendBody<Many>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 

@@ -5,6 +5,7 @@
 #define PREFIXSHARE_REGION_TARGET "avx2,fma,f16c"
 
 #include "cpu/attend_body.hpp"
+#include "cpu/attend_panels.hpp"
 #include "cpu/fma_products.hpp"
 #include "cpu/operators.hpp"
 
@@ -13,7 +14,7 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_avx2(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  detail::AttendForward<avx2::AttendBody<avx2::FmaProducts>>(call.plan, call.args, part, parts).run();
+  detail::AttendForward<avx2::AttendBody<avx2::AttendPanels<avx2::FmaProducts>>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 

@@ -5,6 +5,7 @@
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 
 #include "cpu/attend_body.hpp"
+#include "cpu/attend_panels.hpp"
 #include "cpu/fma_products.hpp"
 #include "cpu/operators.hpp"
 
@@ -13,7 +14,7 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  detail::AttendForward<avx512::AttendBody<avx512::FmaProducts>>(call.plan, call.args, part, parts).run();
+  detail::AttendForward<avx512::AttendBody<avx512::AttendPanels<avx512::FmaProducts>>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 

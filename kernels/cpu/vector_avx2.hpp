@@ -135,6 +135,19 @@ inline __m256 scale_half(__m256 x, __m256 n) noexcept {
 }
 /// x * 2^n for a whole n of at most 252 in magnitude and x near 1: in two factors, of which only the last rounds.
 inline Vec scale_by_power(Vec x, Vec n) noexcept { return {scale_half(x.a, n.a), scale_half(x.b, n.b)}; }
+/// Within what a float's powers of two reach, and beyond by more than rounding.
+inline Vec within_powers(Vec x) noexcept { return clamp(x, Vec::all(-160.0f), Vec::all(130.0f)); }
+inline Vec round_down(Vec x) noexcept {
+  constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.a, kDown), _mm256_round_ps(x.b, kDown)};
+}
+/// x less the whole number below it, in [0, 1]; of what powers of two do not reach 0.
+inline Vec fraction(Vec x) noexcept {
+  x = within_powers(x);
+  return x - round_down(x);
+}
+/// x * 2^floor(y) for x near 1, rounded once.
+inline Vec scale_by_floor(Vec x, Vec y) noexcept { return scale_by_power(x, round_down(within_powers(y))); }
 inline __m256 split_power(__m256 x, __m256* power) noexcept {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i whole = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);

@@ -75,6 +75,7 @@ inline Vec with_sign(Vec x, Vec s) noexcept {
 inline Mask less(Vec a, Vec b) noexcept { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 inline Mask equal(Vec a, Vec b) noexcept { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 inline bool all_of(Mask m) noexcept { return m.m == 0xffff; }
+inline bool none_of(Mask m) noexcept { return m.m == 0; }
 /// Lanes whose word has the bit.
 inline Mask bits_set(const std::uint32_t* words, std::uint32_t bit) noexcept {
   return {_mm512_test_epi32_mask(_mm512_loadu_si512(words), _mm512_set1_epi32(static_cast<int>(bit)))};
@@ -87,6 +88,13 @@ inline Vec round_to_whole(Vec x) noexcept {
 }
 /// x * 2^n for a whole n, rounded once.
 inline Vec scale_by_power(Vec x, Vec n) noexcept { return {_mm512_scalef_ps(x.v, n.v)}; }
+/// x less the whole number below it, in [0, 1]; 0 for an infinity.
+inline Vec fraction(Vec x) noexcept { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+/// x * 2^floor(y), rounded once.
+inline Vec scale_by_floor(Vec x, Vec y) noexcept { return {_mm512_scalef_ps(x.v, y.v)}; }
+inline Vec round_up(Vec x) noexcept {
+  return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)};
+}
 /// x = m * 2^power with a whole power and m in [sqrt(1/2), sqrt(2)), for a normal x > 0.
 inline Vec split_power(Vec x, Vec* power) noexcept {
   const __m512i bits = _mm512_castps_si512(x.v);

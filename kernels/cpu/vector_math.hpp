@@ -27,6 +27,20 @@ inline Vec exp_of(Vec x) noexcept {
   return scale_by_power(p, n);
 }
 
+/// 2^x: at most 2 ulp; exact for whole x, exp2_of(-inf) == +0 and exp2_of(+inf) == +inf exactly, NaN stays NaN. The
+/// polynomial of the fraction is a minimax fit of the relative error, 2e-9, with the constant term held at 1.
+inline Vec exp2_of(Vec x) noexcept {
+  const Vec f = fraction(x);
+  Vec p = Vec::all(2.16129163e-4f);
+  p = fma(p, f, Vec::all(1.24678458e-3f));
+  p = fma(p, f, Vec::all(9.67545155e-3f));
+  p = fma(p, f, Vec::all(5.54852821e-2f));
+  p = fma(p, f, Vec::all(2.40229309e-1f));
+  p = fma(p, f, Vec::all(6.93147063e-1f));
+  p = fma(p, f, Vec::all(1.0f));
+  return scale_by_floor(p, x);
+}
+
 /// Natural logarithm of normal x > 0: at most 2 ulp; log_of(1) == 0 exactly, infinity and NaN stay. With m of
 /// split_power and s = (m - 1) / (m + 1), log m = 2 artanh s = 2 (s + s^3 / 3 + s^5 / 5 ...); the rest after s^9 is
 /// below 3e-9.

@@ -5,7 +5,7 @@
 #define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx512.hpp"
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
 
-#include "cpu/tile_products.hpp"
+#include "cpu/attend_tiles.hpp"
 
 #include <cmath>
 #include <cstdint>
@@ -30,8 +30,8 @@ using prefixshare::testing::answer_forward;
 using prefixshare::testing::check_forward;
 
 Status emulated_part(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  using Products = cpu::emulated::TileProducts<cpu::emulated::EmulatedTiles>;
-  detail::AttendForward<cpu::emulated::AttendBody<Products>>(call.plan, call.args, part, parts).run();
+  using Many = cpu::emulated::AttendTiles<cpu::emulated::EmulatedTiles>;
+  detail::AttendForward<cpu::emulated::AttendBody<Many>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 

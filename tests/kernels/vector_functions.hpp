@@ -12,6 +12,7 @@ namespace prefixshare::tests {
 struct VectorFunctions {
   const char* implementation;                              ///< that is compiled for the same features
   void (*exp)(const float* x, std::int64_t n, float* y);   ///< n a multiple of 16
+  void (*exp2)(const float* x, std::int64_t n, float* y);  ///< n a multiple of 16
   void (*tanh)(const float* x, std::int64_t n, float* y);  ///< n a multiple of 16
   void (*load_scaled)(DType type, const void* x, std::int64_t n, float scale, float* y);
   void (*fma)(const float* a, const float* b, const float* c, float* y);

@@ -12,6 +12,9 @@ PREFIXSHARE_REGION_BEGIN
 inline void exp_all(const float* x, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; i += 16) exp_of(Vec::load(x + i)).store(y + i);
 }
+inline void exp2_all(const float* x, std::int64_t n, float* y) {
+  for (std::int64_t i = 0; i < n; i += 16) exp2_of(Vec::load(x + i)).store(y + i);
+}
 inline void tanh_all(const float* x, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; i += 16) tanh_of(Vec::load(x + i)).store(y + i);
 }
@@ -49,7 +52,7 @@ inline void transpose_of(const float* from, std::int64_t from_stride, float* to,
 }
 
 constexpr tests::VectorFunctions functions_of(const char* implementation) {
-  return {implementation, exp_all,   tanh_all, load_all,     fma_of,   larger_of, clamp_to,   choose_less,
+  return {implementation, exp_all, exp2_all, tanh_all, load_all,     fma_of,   larger_of, clamp_to,   choose_less,
           choose_equal,   all_equal, sign_of,  magnitude_of, test_bit, sum_four,  largest_of, transpose_of};
 }
 

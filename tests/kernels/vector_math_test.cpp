@@ -121,6 +121,26 @@ TEST_CASE("vectors: exp is within two floats of the correctly rounded one", "[ke
   }
 }
 
+TEST_CASE("vectors: exp2 is within two floats of the correctly rounded one, and exact for whole numbers", "[kernels]") {
+  for (const VectorFunctions* f : usable_functions()) {
+    const Worst worst = worst_over(
+        f->exp2, [](double x) { return std::exp2(x); }, step_of());
+    INFO(f->implementation << ": " << worst.distance << " at " << worst.at);
+    CHECK(worst.distance <= kExpDistance);
+    for (float n = -160; n <= 140; n += 16) {
+      Lanes x, y;
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] = n + static_cast<float>(i);
+      f->exp2(x.data(), 16, y.data());
+      for (std::size_t i = 0; i < x.size(); ++i) CHECK(y[i] == std::exp2(x[i]));
+    }
+    const Lanes odd = {0.0f, -0.0f, -kInf, kInf, kNaN, 1000.0f, -1000.0f};
+    Lanes y;
+    f->exp2(odd.data(), 16, y.data());
+    CHECK((y[0] == 1 && y[1] == 1 && y[3] == kInf && std::isnan(y[4]) && y[5] == kInf));
+    CHECK((y[2] == 0 && !std::signbit(y[2]) && y[6] == 0 && !std::signbit(y[6])));
+  }
+}
+
 TEST_CASE("vectors: exp of 0, of the infinities and of NaN is exact", "[kernels]") {
   for (const VectorFunctions* f : usable_functions()) {
     INFO(f->implementation);

@@ -19,9 +19,10 @@ namespace detail {
 ///   Acc                                            the arithmetic type
 ///   Body(AttendView, Arena*)                       takes its scratch
 ///   std::int32_t begin(tile, item)                 KV heads that it works on at once
+///   std::int32_t block_keys()                      most keys of a block, at most kTileBlockKeys
 ///   void load(first_instance, head_begin, heads)   queries in the frame of a list of instances
 ///   void clear()                                   all states empty
-///   void absorb(pieces, count, head_begin, heads)  a block of at most kBlockKeys keys into every state
+///   void absorb(pieces, count, head_begin, heads)  a block of keys into every state
 ///   void finish()                                  o over its sum, row-major, and the lse
 ///   Acc* o(), Acc* lse()                           [rows, Dv] and [rows] of the finished states
 template <class Body>
@@ -68,7 +69,7 @@ class AttendForward {
 
   void attend_heads(const Item& item, const RowTile& tile, std::int32_t head, std::int32_t heads) noexcept {
     const std::int64_t rows = std::int64_t{heads} * tile.count * group_;
-    BlockCursor cursor(view_, item.first_run, item.run_count, kBlockKeys, invariant_);
+    BlockCursor cursor(view_, item.first_run, item.run_count, body_.block_keys(), invariant_);
     const bool folds = invariant_ && item.fold;
     std::int32_t loaded = -1;
     std::fill_n(memory_.fold_lse, folds ? rows : 0, kEmpty);

@@ -19,18 +19,21 @@ constexpr std::int64_t align_up(std::int64_t bytes) noexcept {
   return (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
 }
 
+/// Keys of a forward block for matrix tiles, the most of any body: o is read and written once for each.
+inline constexpr std::int32_t kTileBlockKeys = 256;
+
 /// Scratch of the frame of a forward.
 template <class Acc>
 struct FrameMemory {
   Acc* fold_o;    // [M, Dv] of the chunks folded so far
   Acc* fold_lse;  // [M]
-  Piece* pieces;  // [kBlockKeys]
+  Piece* pieces;  // [kTileBlockKeys]
 
   FrameMemory(Arena* arena, const LayerKind& kind) noexcept {
     const std::int64_t m = tile_row_limit(kind) * std::int64_t{kind.group()};
     fold_o = arena->take<Acc>(m * kind.Dv);
     fold_lse = arena->take<Acc>(m);
-    pieces = arena->take<Piece>(kBlockKeys);
+    pieces = arena->take<Piece>(kTileBlockKeys);
   }
 };
 
@@ -85,8 +88,7 @@ struct PanelMemory {
   float* sum;           // [rows or Mp]
   float* o_panels;      // panel-major, width Dv up to whole tiles
   float* p;             // kPanels panels, width kBlockKeys
-  std::uint32_t* low;   // [Mp] whether a row sees columns 0 to 31 of a block
-  std::uint32_t* high;  // [Mp] the same, columns 32 to 63
+  std::uint32_t* seen;  // [kTileBlockKeys / 32][Mp] whether a row sees 32 columns of a block
   float* angles;        // [tile rows, D]
 
   PanelMemory(Arena* arena, const LayerKind& kind) noexcept {
@@ -98,8 +100,7 @@ struct PanelMemory {
     sum = arena->take<float>(rows);
     o_panels = arena->take<float>(padded / kPanelRows * o_panel(kind));
     p = arena->take<float>(kPanels * kPanelRows * kBlockKeys);
-    low = arena->take<std::uint32_t>(padded);
-    high = arena->take<std::uint32_t>(padded);
+    seen = arena->take<std::uint32_t>(kTileBlockKeys / 32 * padded);
     angles = arena->take<float>(tile * kind.D);
   }
   static std::int64_t padded_rows(const LayerKind& kind) noexcept {
@@ -125,19 +126,19 @@ struct FmaMemory {
 /// Scratch of products with matrix tiles. A tile is kTile elements, rows one after the other.
 struct TileMemory {
   BFloat16* q;  // tiles [Mp / kPanelRows][2][D / kTileTerms]
-  BFloat16* k;  // [kBlockKeys, D up to whole tiles]
-  BFloat16* v;  // tiles [kBlockKeys / kTileTerms][Dv / kPanelRows]
-  BFloat16* p;  // tiles [2][2][kBlockKeys / kTileTerms]
+  BFloat16* k;  // [kTileBlockKeys, D up to whole tiles]
+  BFloat16* v;  // tiles [kTileBlockKeys / kTileTerms][Dv / kPanelRows]
+  BFloat16* p;  // tiles [2][2][kTileBlockKeys / kTileTerms]
   float* rest;  // [2][kTileTerms][kPanelRows] scores
-  float* turn;  // [kPanelRows][kPanelRows] a tile before it is transposed
+  float* turn;  // [kPanelRows][kTileTerms] two tiles before they are transposed
 
   TileMemory(Arena* arena, const LayerKind& kind) noexcept {
     q = arena->take<BFloat16>(PanelMemory::padded_rows(kind) * 2 * whole_tiles(kind.D));
-    k = arena->take<BFloat16>(kBlockKeys * whole_tiles(kind.D));
-    v = arena->take<BFloat16>(kBlockKeys * whole_tiles(kind.Dv));
-    p = arena->take<BFloat16>(4 * kBlockKeys * kPanelRows);
+    k = arena->take<BFloat16>(kTileBlockKeys * whole_tiles(kind.D));
+    v = arena->take<BFloat16>(kTileBlockKeys * whole_tiles(kind.Dv));
+    p = arena->take<BFloat16>(4 * kTileBlockKeys * kPanelRows);
     rest = arena->take<float>(2 * kTileTerms * kPanelRows);
-    turn = arena->take<float>(kPanelRows * kPanelRows);
+    turn = arena->take<float>(kPanelRows * kTileTerms);
   }
 };
 

@@ -41,6 +41,7 @@ class ForwardBody {
     }
     return 1;
   }
+  std::int32_t block_keys() const noexcept { return detail::kBlockKeys; }
   void load(std::int32_t first_instance, std::int32_t head, std::int32_t) noexcept {
     query_.load(first_instance, count_, head, memory_.q);
   }

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Body of a forward for many packed rows with matrix tiles. A block is 256 keys, so that o, which does not fit the
+// first-level cache, is read and written seldom; its scores are made and softened in chunks of 32 keys, which do.
+//
+// The softmax counts in powers of two: a row's reference is a whole number, 2^(x - reference) its probabilities. It moves
+// up only where a logit exceeds it by more than kSlack, and then all that was made with the old one is multiplied by a
+// power of two, which rounds nothing: so chunks need not know the maximum of the block, and o is hardly ever rescaled.
+// Idea of the slack: FlashAttention-4 (2025).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/key_block.hpp"
+#include "cpu/panel_logits.hpp"
+#include "cpu/region.hpp"
+#include "cpu/tile_products.hpp"
+#include "cpu/vector.hpp"
+#include "cpu/vector_math.hpp"
+
+PREFIXSHARE_REGION_BEGIN
+
+template <class Tiles>
+class AttendTiles {
+ public:
+  static constexpr std::int32_t kBlockKeys = detail::kTileBlockKeys;
+
+  AttendTiles(const detail::AttendView& view, const detail::PanelMemory& memory, detail::QueryRows<float>* query,
+              detail::Arena* arena) noexcept
+      : kind_(view.kind()),
+        group_(kind_.group()),
+        memory_(memory),
+        query_(*query),
+        logits_(view, memory),
+        products_(view, &logits_, arena) {}
+
+  void begin(const RowTile& tile) noexcept {
+    tile_rows_ = tile.count;
+    rows_ = tile.count * group_;
+    panels_ = (rows_ + detail::kPanelRows - 1) / detail::kPanelRows;
+    logits_.begin(tile.count);
+  }
+
+  void load(std::int32_t first_instance, std::int32_t head) noexcept {
+    query_.load(first_instance, tile_rows_, head, memory_.q);
+    const std::int64_t padded = panels_ * detail::kPanelRows;
+    std::fill_n(memory_.q + rows_ * kind_.D, (padded - rows_) * kind_.D, 0.0f);
+    products_.load_queries(memory_.q, panels_);
+  }
+
+  void clear() noexcept {
+    const std::int64_t padded = panels_ * detail::kPanelRows;
+    std::fill_n(memory_.maximum, padded, kEmpty);
+    std::fill_n(memory_.sum, padded, 0.0f);
+    std::fill_n(memory_.o_panels, panels_ * o_panel(), 0.0f);
+  }
+
+  /// The tiles are asked for the scores of the next chunk before the present one is softened: out of order, the CPU then
+  /// does both at once, as far as it looks ahead.
+  void absorb(const Block& block) noexcept {
+    if (!block.full) logits_.see(block);
+    products_.load_keys(block);
+    are_products_ = logits_.are_products(block);
+    const std::int32_t chunks = products_.chunks();
+    for (std::int64_t p = 0; p < panels_; p += Products::kPanels) {
+      const int panels = static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
+      for (std::int32_t c = 0; c <= chunks; ++c) {
+        if (c < chunks) products_.scores(block, c, p, panels, scores_of(c));
+        for (int i = 0; c > 0 && i < panels; ++i) soften(block, c - 1, p, i);
+      }
+      products_.add_values(panels, o_of(p));
+    }
+  }
+
+  /// o over its sum, as rows; the reference becomes the lse.
+  void finish() noexcept {
+    constexpr float kLn2 = 0.693147181f;
+    for (std::int64_t p = 0; p < panels_; ++p) {
+      const std::int64_t row = p * detail::kPanelRows;
+      divide(o_of(p), kind_.Dv, memory_.sum + row);
+      from_panel(o_of(p), kind_.Dv, memory_.o + row * kind_.Dv);
+      const Vec sum = Vec::load(memory_.sum + row);
+      const Vec lse = fma(Vec::load(memory_.maximum + row), Vec::all(kLn2), log_of(sum));
+      choose(equal(sum, Vec::zero()), Vec::all(kEmpty), lse).store(memory_.maximum + row);
+    }
+  }
+
+ private:
+  using Products = TileProducts<Tiles>;
+  static constexpr float kSlack = 8;  // probabilities stay below 2^8, their sums far below infinity
+  static constexpr float kLog2e = 1.44269504f;
+  static_assert(2 * Products::kPanels * Products::kKeys <= detail::kPanels * detail::kBlockKeys,
+                "the scores of two chunks lie in PanelMemory::p");
+
+  std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
+  float* o_of(std::int64_t panel) const noexcept { return memory_.o_panels + panel * o_panel(); }
+  float* scores_of(std::int32_t chunk) const noexcept {
+    return memory_.p + chunk % 2 * Products::kPanels * Products::kChunk;
+  }
+
+  /// The dot products of a chunk to weights of the values, for panel `first + i`.
+  void soften(const Block& block, std::int32_t chunk, std::int64_t first, int i) noexcept {
+    float* s = scores_of(chunk) + i * Products::kChunk;
+    const std::int64_t panel = first + i;
+    const std::int32_t columns = Products::columns_of(block, chunk), column = chunk * Products::kKeys;
+    if (logits_.none_sees(block, panel, chunk, columns)) return products_.clear_weights(i, chunk);
+    if (!are_products_) logits_.to_logits(block, panel, column, columns, kLog2e, s);
+    if (!logits_.all_see(block, panel, chunk, columns)) logits_.hide(panel, column, columns, s);
+    for (std::int32_t c = columns; c < Products::kKeys; ++c) Vec::all(kEmpty).store(s + c * detail::kPanelRows);
+    const Vec unit = Vec::all(are_products_ ? logits_.scale() * kLog2e : 1.0f);
+    const Vec reference = raise(panel, i, chunk, largest_of_columns(s, Products::kKeys) * unit);
+    float* sum = memory_.sum + panel * detail::kPanelRows;
+    if (products_.plain()) {
+      (Vec::load(sum) + weigh<true>(i, chunk, unit, reference, s)).store(sum);
+    } else {
+      (Vec::load(sum) + weigh<false>(i, chunk, unit, reference, s)).store(sum);
+      products_.add_odd_values(block, chunk, panel, s, o_of(panel));
+    }
+  }
+
+  /// 2^(s * unit - reference) into the tiles, and back into s unless `plain`; returns the rows' sums.
+  template <bool plain>
+  Vec weigh(int i, std::int32_t chunk, Vec unit, Vec reference, float* s) noexcept {
+    Vec evens = Vec::zero(), odds = Vec::zero();
+    for (std::int32_t c = 0; c < Products::kKeys; c += 2) {
+      float *even_at = s + c * detail::kPanelRows, *odd_at = even_at + detail::kPanelRows;
+      const Vec even = exp2_of(fms(Vec::load(even_at), unit, reference));
+      const Vec odd = exp2_of(fms(Vec::load(odd_at), unit, reference));
+      evens = evens + even, odds = odds + odd;
+      if constexpr (plain) {
+        products_.put_weights(i, chunk, c, even, odd);
+      } else {
+        products_.put_scaled_weights(i, chunk, c, even, odd);
+        even.store(even_at), odd.store(odd_at);
+      }
+    }
+    return evens + odds;
+  }
+
+  /// Brings the references of a panel's rows along for a chunk whose largest logits are `most`; returns what to take
+  /// from logits: the reference, or 0 where nothing has been seen yet: 2^(-inf - 0) = 0.
+  Vec raise(std::int64_t panel, int i, std::int32_t chunk, Vec most) noexcept {
+    float* maximum = memory_.maximum + panel * detail::kPanelRows;
+    const Vec before = Vec::load(maximum), empty = Vec::all(kEmpty);
+    const Mask grows = less(before + Vec::all(kSlack), most);
+    Vec after = before;
+    if (!none_of(grows)) {
+      after = choose(grows, round_up(most), before);
+      after.store(maximum);
+      const Vec keep = choose(equal(before, empty), Vec::all(1.0f), exp2_of(before - after));
+      float* sum = memory_.sum + panel * detail::kPanelRows;
+      (Vec::load(sum) * keep).store(sum);
+      multiply_panel(o_of(panel), kind_.Dv, keep);
+      products_.multiply_weights(i, chunk, keep);
+    }
+    return choose(equal(after, empty), Vec::zero(), after);
+  }
+
+  LayerKind kind_;
+  std::int64_t group_;
+  const detail::PanelMemory& memory_;
+  detail::QueryRows<float>& query_;
+  PanelLogits logits_;
+  Products products_;
+  std::int32_t tile_rows_ = 0;
+  std::int64_t rows_ = 0;  // packed with the heads of the group
+  std::int64_t panels_ = 0;
+  bool are_products_ = false;  // PanelLogits::are_products of the block
+};
+
+PREFIXSHARE_REGION_END
