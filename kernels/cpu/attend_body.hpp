@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Body that detail::AttendForward runs in a region: Many for many packed rows, panels of them side by side, a stream
-// for few.
+// The Body that detail::AttendForward runs in a region: Many for many packed rows, panels of them side by side, a
+// stream for few.
 #pragma once
 
 #include "cpu/attend_stream.hpp"

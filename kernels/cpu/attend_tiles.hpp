@@ -2,10 +2,11 @@
 // Body of a forward for many packed rows with matrix tiles. A block is 256 keys, so that o, which does not fit the
 // first-level cache, is read and written seldom; its scores are made and softened in chunks of 32 keys, which do.
 //
-// The softmax counts in powers of two: a row's reference is a whole number, 2^(x - reference) its probabilities. It moves
-// up only where a logit exceeds it by more than kSlack, and then all that was made with the old one is multiplied by a
-// power of two, which rounds nothing: so chunks need not know the maximum of the block, and o is hardly ever rescaled.
-// Idea of the slack: FlashAttention-4 (2025).
+// The softmax counts in powers of two: 2^(x - reference) are a row's probabilities. The reference is the largest logit
+// of the first chunk that the row sees, whose probability thus is exactly 1; it moves up only where a logit exceeds it
+// by more than kSlack, by a whole number, and then all that was made with the old one is multiplied by a power of two,
+// which rounds nothing: so chunks need not know the maximum of the block, and o is hardly ever rescaled. Idea of the
+// slack: FlashAttention-4 (2025).
 #pragma once
 
 #include <algorithm>
@@ -55,8 +56,8 @@ class AttendTiles {
     std::fill_n(memory_.o_panels, panels_ * o_panel(), 0.0f);
   }
 
-  /// The tiles are asked for the scores of the next chunk before the present one is softened: out of order, the CPU then
-  /// does both at once, as far as it looks ahead.
+  /// The tiles are asked for the scores of the next chunk before the present one is softened: out of order, the CPU
+  /// then does both at once, as far as it looks ahead.
   void absorb(const Block& block) noexcept {
     if (!block.full) logits_.see(block);
     products_.load_keys(block);
@@ -145,9 +146,11 @@ class AttendTiles {
     const Mask grows = less(before + Vec::all(kSlack), most);
     Vec after = before;
     if (!none_of(grows)) {
-      after = choose(grows, round_up(most), before);
+      const Mask first = equal(before, empty);
+      const Vec step = choose(grows, round_up(most - before), Vec::zero());
+      after = choose(first, most, before + step);
       after.store(maximum);
-      const Vec keep = choose(equal(before, empty), Vec::all(1.0f), exp2_of(before - after));
+      const Vec keep = choose(first, Vec::all(1.0f), exp2_of(Vec::zero() - step));
       float* sum = memory_.sum + panel * detail::kPanelRows;
       (Vec::load(sum) * keep).store(sum);
       multiply_panel(o_of(panel), kind_.Dv, keep);

@@ -55,8 +55,7 @@ class Ahead {
     for (const KeyRun* run = last.run; run != view.plan.runs.end() && keys < most; ++run, begin = 0) {
       const Segment& segment = view.plan.segments[run->segment];
       if (segment.pool != pool_index) break;
-      const auto more =
-          static_cast<std::int32_t>(std::clamp<std::int64_t>(view.keys(*run) - begin, 0, most - keys));
+      const auto more = static_cast<std::int32_t>(std::clamp<std::int64_t>(view.keys(*run) - begin, 0, most - keys));
       places_.find(view.plan, pool, segment, run->token + begin, head, keys, keys + more);
       keys += more;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The products of AttendTiles, for keys and values in bf16. A tile of scores is 16 keys by the 16 rows of a panel, a tile
-// of outputs 16 elements of o by 16 rows. Keys are read as rows; queries, probabilities (rounded to bf16) and transposed
-// values are brought into tile order, with zeros up to whole tiles.
+// The products of AttendTiles, for keys and values in bf16. A tile of scores is 16 keys by the 16 rows of a panel, a
+// tile of outputs 16 elements of o by 16 rows. Keys are read as rows; queries, probabilities (rounded to bf16) and
+// transposed values are brought into tile order, with zeros up to whole tiles.
 #pragma once
 
 #include <algorithm>
@@ -241,9 +241,11 @@ class TileProducts {
     if (scaled_) {
       std::copy_n(tiles.k_scales + row, block.columns, k_scales_);
       std::copy_n(tiles.v_scales + row, block.columns, weights_);
+      clear_weights_beyond(block.columns);
     }
     ahead_ = Ahead();
-    const std::int64_t next = row + chunks_ * kKeys, left = std::max<std::int64_t>(0, block.head * tiles.padded + tiles.padded - next);
+    const std::int64_t next = row + chunks_ * kKeys,
+                       left = std::max<std::int64_t>(0, block.head * tiles.padded + tiles.padded - next);
     lines_.start(tiles.k + next * tiles.k_width, v_ + chunks_ * v_tiles_ * detail::kTile,
                  std::min<std::int64_t>(left, detail::kTileBlockKeys), tiles.k_width, v_tiles_ * 16, steps);
     return true;
@@ -261,6 +263,11 @@ class TileProducts {
     for (const detail::Piece* piece = block.pieces; scaled_ && piece != block.pieces + block.count; ++piece) {
       find_scales(*piece, block.head);
     }
+    if (scaled_) clear_weights_beyond(block.columns);
+  }
+  /// What fills the last chunk up has probability 0, and must have a weight by which that stays 0.
+  void clear_weights_beyond(std::int32_t columns) noexcept {
+    std::fill(weights_ + columns, weights_ + chunks_ * kKeys, 0.0f);
   }
   void find_scales(const detail::Piece& piece, std::int32_t head) noexcept {
     const Segment& segment = view_.plan.segments[piece.run->segment];
@@ -274,9 +281,9 @@ class TileProducts {
     }
   }
 
-  /// Keys [column, column + 16) as they lie, or copied where they lie unevenly or far apart, so that they would share few
-  /// sets of the first-level cache, or are not whole tiles. The scores of keys beyond the block are not read, whatever
-  /// the copy holds there.
+  /// Keys [column, column + 16) as they lie, or copied where they lie unevenly or far apart, so that they would share
+  /// few sets of the first-level cache, or are not whole tiles. The scores of keys beyond the block are not read,
+  /// whatever the copy holds there.
   KeyRows keys_of(const Block& block, std::int32_t column) const noexcept {
     const char* const* k = places_.k + column;
     if (kind_.D % detail::kTileTerms == 0 && column + 16 <= block.columns && std::abs(distance(k)) <= kind_.D * 4 &&
@@ -414,10 +421,10 @@ class TileProducts {
   LayerKind kind_;
   const PanelLogits& logits_;
   detail::TileMemory memory_;
-  bool splits_;               // queries are sums of two bf16
-  std::int64_t k_steps_;      // tiles along D
-  std::int64_t v_tiles_;      // tiles along Dv
-  std::int32_t chunks_ = 0;   // tiles along the block's keys
+  bool splits_;              // queries are sums of two bf16
+  std::int64_t k_steps_;     // tiles along D
+  std::int64_t v_tiles_;     // tiles along Dv
+  std::int32_t chunks_ = 0;  // tiles along the block's keys
   std::int64_t query_panels_ = 0;
   const BFloat16* v_ = nullptr;  // tiles of the block's values
   bool scaled_ = false;          // the three below hold the block's scales
@@ -425,7 +432,7 @@ class TileProducts {
   float k_scales_[detail::kTileBlockKeys];
   float v_scales_[detail::kTileBlockKeys];
   float weights_[detail::kTileBlockKeys];  // v_scales_, as far as they go into the tiles
-  KeyPlaces places_;  // of what is not packed
+  KeyPlaces places_;                       // of what is not packed
   KeyRows keys_[detail::kTileBlockKeys / 16];
   Ahead ahead_;
   Lines lines_;

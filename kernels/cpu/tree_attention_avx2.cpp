@@ -14,7 +14,8 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_avx2(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  detail::AttendForward<avx2::AttendBody<avx2::AttendPanels<avx2::FmaProducts>>>(call.plan, call.args, part, parts).run();
+  detail::AttendForward<avx2::AttendBody<avx2::AttendPanels<avx2::FmaProducts>>>(call.plan, call.args, part, parts)
+      .run();
   return Status{};
 }
 

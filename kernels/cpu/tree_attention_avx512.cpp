@@ -14,7 +14,9 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  detail::AttendForward<avx512::AttendBody<avx512::AttendPanels<avx512::FmaProducts>>>(call.plan, call.args, part, parts).run();
+  detail::AttendForward<avx512::AttendBody<avx512::AttendPanels<avx512::FmaProducts>>>(call.plan, call.args, part,
+                                                                                       parts)
+      .run();
   return Status{};
 }
 

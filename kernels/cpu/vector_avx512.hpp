@@ -92,9 +92,7 @@ inline Vec scale_by_power(Vec x, Vec n) noexcept { return {_mm512_scalef_ps(x.v,
 inline Vec fraction(Vec x) noexcept { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
 /// x * 2^floor(y), rounded once.
 inline Vec scale_by_floor(Vec x, Vec y) noexcept { return {_mm512_scalef_ps(x.v, y.v)}; }
-inline Vec round_up(Vec x) noexcept {
-  return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)};
-}
+inline Vec round_up(Vec x) noexcept { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)}; }
 /// x = m * 2^power with a whole power and m in [sqrt(1/2), sqrt(2)), for a normal x > 0.
 inline Vec split_power(Vec x, Vec* power) noexcept {
   const __m512i bits = _mm512_castps_si512(x.v);

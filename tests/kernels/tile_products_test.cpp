@@ -5,8 +5,6 @@
 #define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx512.hpp"
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
 
-#include "cpu/attend_tiles.hpp"
-
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "cpu/attend_body.hpp"
+#include "cpu/attend_tiles.hpp"
 #include "cpu/float_control.hpp"
 #include "kernels/emulated_tiles.hpp"
 #include "kernels/tile_contexts.hpp"

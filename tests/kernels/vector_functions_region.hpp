@@ -52,8 +52,8 @@ inline void transpose_of(const float* from, std::int64_t from_stride, float* to,
 }
 
 constexpr tests::VectorFunctions functions_of(const char* implementation) {
-  return {implementation, exp_all, exp2_all, tanh_all, load_all,     fma_of,   larger_of, clamp_to,   choose_less,
-          choose_equal,   all_equal, sign_of,  magnitude_of, test_bit, sum_four,  largest_of, transpose_of};
+  return {implementation, exp_all,   exp2_all, tanh_all,     load_all, fma_of,   larger_of,  clamp_to,    choose_less,
+          choose_equal,   all_equal, sign_of,  magnitude_of, test_bit, sum_four, largest_of, transpose_of};
 }
 
 PREFIXSHARE_REGION_END
