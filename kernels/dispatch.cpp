@@ -129,11 +129,12 @@ Status accepts_avx2(const AttentionProblem& problem) noexcept { return accepts_f
 /// The vector implementations of attention, and their formats.
 Status add_x86(Context* c) noexcept {
   has_tiles();
-  if (Status s =
-          add<&cpu::tree_attention_amx_bf16>(&c->tree_attention, "cpu:amx-bf16", amx_bf16_cost(), accepts_amx_bf16)) {
+  if (Status s = add<&cpu::tree_attention_avx512>(&c->tree_attention, "cpu:avx512", avx512_cost(), accepts_avx512)) {
     return s;
   }
-  if (Status s = add<&cpu::tree_attention_avx512>(&c->tree_attention, "cpu:avx512", avx512_cost(), accepts_avx512)) {
+  // Behind AVX-512, whose probabilities are not rounded: whoever wants it forces its name.
+  if (Status s =
+          add<&cpu::tree_attention_amx_bf16>(&c->tree_attention, "cpu:amx-bf16", amx_bf16_cost(), accepts_amx_bf16)) {
     return s;
   }
   if (Status s = add<&cpu::tree_attention_avx2>(&c->tree_attention, "cpu:avx2", avx2_cost(), accepts_avx2)) return s;
