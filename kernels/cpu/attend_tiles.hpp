@@ -3,10 +3,11 @@
 // first-level cache, is read and written seldom; its scores are made and softened in chunks of 32 keys, which do.
 //
 // The softmax counts in powers of two: 2^(x - reference) are a row's probabilities. The reference is the largest logit
-// of the first chunk that the row sees, whose probability thus is exactly 1; it moves up only where a logit exceeds it
-// by more than kSlack, by a whole number, and then all that was made with the old one is multiplied by a power of two,
-// which rounds nothing: so chunks need not know the maximum of the block, and o is hardly ever rescaled. Idea of the
-// slack: FlashAttention-4 (2025).
+// of the first block that the row sees anything of, whose probability thus is exactly 1. It moves up only where a logit
+// exceeds it by more than kSlack, by a whole number, and then all that was made with the old one is multiplied by a
+// power of two, which rounds nothing: so chunks need not know the maximum of the block, and o is hardly ever rescaled.
+// Idea of the slack: FlashAttention-4 (2025). o is divided by the sum of the probabilities as the tiles multiply them,
+// rounded, so that a key that outweighs all others has its value exactly; the lse takes the sum of the unrounded ones.
 #pragma once
 
 #include <algorithm>
@@ -53,6 +54,7 @@ class AttendTiles {
     const std::int64_t padded = panels_ * detail::kPanelRows;
     std::fill_n(memory_.maximum, padded, kEmpty);
     std::fill_n(memory_.sum, padded, 0.0f);
+    std::fill_n(products_.sums(), padded, 0.0f);
     std::fill_n(memory_.o_panels, panels_ * o_panel(), 0.0f);
   }
 
@@ -65,6 +67,7 @@ class AttendTiles {
     const std::int32_t chunks = products_.chunks();
     for (std::int64_t p = 0; p < panels_; p += Products::kPanels) {
       const int panels = static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
+      refer(block, p, panels);
       for (std::int32_t c = 0; c <= chunks; ++c) {
         if (c < chunks) products_.scores(block, c, p, panels, scores_of(c));
         for (int i = 0; c > 0 && i < panels; ++i) soften(block, c - 1, p, i);
@@ -78,7 +81,7 @@ class AttendTiles {
     constexpr float kLn2 = 0.693147181f;
     for (std::int64_t p = 0; p < panels_; ++p) {
       const std::int64_t row = p * detail::kPanelRows;
-      divide(o_of(p), kind_.Dv, memory_.sum + row);
+      divide(o_of(p), kind_.Dv, products_.sums() + row);
       from_panel(o_of(p), kind_.Dv, memory_.o + row * kind_.Dv);
       const Vec sum = Vec::load(memory_.sum + row);
       const Vec lse = fma(Vec::load(memory_.maximum + row), Vec::all(kLn2), log_of(sum));
@@ -99,43 +102,65 @@ class AttendTiles {
     return memory_.p + chunk % 2 * Products::kPanels * Products::kChunk;
   }
 
+  /// The references of rows that have seen nothing before: their largest logits of the block.
+  void refer(const Block& block, std::int64_t first, int panels) noexcept {
+    for (int i = 0; i < panels; ++i) {
+      float* maximum = memory_.maximum + (first + i) * detail::kPanelRows;
+      const Mask unseen = equal(Vec::load(maximum), Vec::all(kEmpty));
+      if (none_of(unseen)) continue;
+      Vec most = Vec::all(kEmpty);
+      for (std::int32_t c = 0; c < products_.chunks(); ++c) {
+        products_.scores(block, c, first + i, 1, memory_.p);
+        if (!to_logits(block, c, first + i, memory_.p)) continue;
+        most = larger(most, largest_of_columns(memory_.p, Products::kKeys) * unit());
+      }
+      choose(unseen, most, Vec::load(maximum)).store(maximum);
+    }
+  }
+
+  /// The dot products s of a chunk to logits over unit(), -inf where a row does not see a key; false if no row sees
+  /// any.
+  bool to_logits(const Block& block, std::int32_t chunk, std::int64_t panel, float* s) const noexcept {
+    const std::int32_t columns = Products::columns_of(block, chunk), column = chunk * Products::kKeys;
+    if (logits_.none_sees(block, panel, chunk, columns)) return false;
+    if (!are_products_) logits_.to_logits(block, panel, column, columns, kLog2e, s);
+    if (!logits_.all_see(block, panel, chunk, columns)) logits_.hide(panel, column, columns, s);
+    for (std::int32_t c = columns; c < Products::kKeys; ++c) Vec::all(kEmpty).store(s + c * detail::kPanelRows);
+    return true;
+  }
+  Vec unit() const noexcept { return Vec::all(are_products_ ? logits_.scale() * kLog2e : 1.0f); }
+
   /// The dot products of a chunk to weights of the values, for panel `first + i`.
   void soften(const Block& block, std::int32_t chunk, std::int64_t first, int i) noexcept {
     float* s = scores_of(chunk) + i * Products::kChunk;
     const std::int64_t panel = first + i;
-    const std::int32_t columns = Products::columns_of(block, chunk), column = chunk * Products::kKeys;
-    if (logits_.none_sees(block, panel, chunk, columns)) return products_.clear_weights(i, chunk);
-    if (!are_products_) logits_.to_logits(block, panel, column, columns, kLog2e, s);
-    if (!logits_.all_see(block, panel, chunk, columns)) logits_.hide(panel, column, columns, s);
-    for (std::int32_t c = columns; c < Products::kKeys; ++c) Vec::all(kEmpty).store(s + c * detail::kPanelRows);
-    const Vec unit = Vec::all(are_products_ ? logits_.scale() * kLog2e : 1.0f);
+    if (!to_logits(block, chunk, panel, s)) return products_.clear_weights(i, chunk);
+    const Vec unit = this->unit();
     const Vec reference = raise(panel, i, chunk, largest_of_columns(s, Products::kKeys) * unit);
-    float* sum = memory_.sum + panel * detail::kPanelRows;
-    if (products_.plain()) {
-      (Vec::load(sum) + weigh<true>(i, chunk, unit, reference, s)).store(sum);
-    } else {
-      (Vec::load(sum) + weigh<false>(i, chunk, unit, reference, s)).store(sum);
-      products_.add_odd_values(block, chunk, panel, s, o_of(panel));
-    }
+    if (products_.plain()) return weigh<true>(panel, i, chunk, unit, reference, s);
+    weigh<false>(panel, i, chunk, unit, reference, s);
+    products_.add_odd_values(block, chunk, panel, s, o_of(panel));
   }
 
-  /// 2^(s * unit - reference) into the tiles, and back into s unless `plain`; returns the rows' sums.
+  /// 2^(s * unit - reference) into the tiles and the sums, and back into s unless `plain`.
   template <bool plain>
-  Vec weigh(int i, std::int32_t chunk, Vec unit, Vec reference, float* s) noexcept {
-    Vec evens = Vec::zero(), odds = Vec::zero();
+  void weigh(std::int64_t panel, int i, std::int32_t chunk, Vec unit, Vec reference, float* s) noexcept {
+    float *sum = memory_.sum + panel * detail::kPanelRows, *weights = products_.sums() + panel * detail::kPanelRows;
+    Vec evens = Vec::zero(), odds = Vec::zero(), multiplied = Vec::zero();
     for (std::int32_t c = 0; c < Products::kKeys; c += 2) {
       float *even_at = s + c * detail::kPanelRows, *odd_at = even_at + detail::kPanelRows;
       const Vec even = exp2_of(fms(Vec::load(even_at), unit, reference));
       const Vec odd = exp2_of(fms(Vec::load(odd_at), unit, reference));
       evens = evens + even, odds = odds + odd;
       if constexpr (plain) {
-        products_.put_weights(i, chunk, c, even, odd);
+        multiplied = multiplied + products_.put_weights(i, chunk, c, even, odd);
       } else {
-        products_.put_scaled_weights(i, chunk, c, even, odd);
+        multiplied = multiplied + products_.put_scaled_weights(i, chunk, c, even, odd);
         even.store(even_at), odd.store(odd_at);
       }
     }
-    return evens + odds;
+    (Vec::load(sum) + (evens + odds)).store(sum);
+    (Vec::load(weights) + multiplied).store(weights);
   }
 
   /// Brings the references of a panel's rows along for a chunk whose largest logits are `most`; returns what to take
@@ -146,13 +171,14 @@ class AttendTiles {
     const Mask grows = less(before + Vec::all(kSlack), most);
     Vec after = before;
     if (!none_of(grows)) {
-      const Mask first = equal(before, empty);
       const Vec step = choose(grows, round_up(most - before), Vec::zero());
-      after = choose(first, most, before + step);
+      after = before + step;
       after.store(maximum);
-      const Vec keep = choose(first, Vec::all(1.0f), exp2_of(Vec::zero() - step));
-      float* sum = memory_.sum + panel * detail::kPanelRows;
-      (Vec::load(sum) * keep).store(sum);
+      const Vec keep = exp2_of(Vec::zero() - step);
+      for (float* sums : {memory_.sum, products_.sums()}) {
+        float* at = sums + panel * detail::kPanelRows;
+        (Vec::load(at) * keep).store(at);
+      }
       multiply_panel(o_of(panel), kind_.Dv, keep);
       products_.multiply_weights(i, chunk, keep);
     }

@@ -64,6 +64,8 @@ class TileProducts {
     lines_ = Lines();
     ahead_.start(view_, block.pieces[block.count - 1], block.head, 1, detail::kTileBlockKeys, steps);
   }
+  /// [Mp] sums of the weights as they are multiplied: what AttendTiles keeps beside o.
+  float* sums() const noexcept { return memory_.sum; }
   /// Chunks of the block.
   std::int32_t chunks() const noexcept { return chunks_; }
   /// Whether probabilities go into the tiles as they are, and nothing is added beside the tiles.
@@ -89,17 +91,21 @@ class TileProducts {
   }
 
   /// Probabilities of keys `column` and `column + 1` of a chunk, for the rows of panel i of those multiplied together.
-  void put_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
-    _mm512_store_si512(weights_at(i, 0, chunk, column), interleave_rounded(even, odd));
+  /// Returns their sum as it is multiplied.
+  Vec put_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
+    const __m512i pairs = interleave_rounded(even, odd);
+    _mm512_store_si512(weights_at(i, 0, chunk, column), pairs);
+    return first_of(pairs) + second_of(pairs);
   }
   /// The same times the scales of the values; what the rounding leaves over is multiplied, too: a probability of 1 is
   /// exact, but its product with a scale is not.
-  void put_scaled_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
+  Vec put_scaled_weights(int i, std::int32_t chunk, std::int32_t column, Vec even, Vec odd) noexcept {
+    if (!scaled_) return put_weights(i, chunk, column, even, odd);
     const float* scales = weights_ + chunk * kKeys + column;
-    if (scaled_) even = even * Vec::all(scales[0]), odd = odd * Vec::all(scales[1]);
-    put_weights(i, chunk, column, even, odd);
-    if (!scaled_) return;
-    _mm512_store_si512(weights_at(i, 1, chunk, column), interleave_rounded(rounding_rest(even), rounding_rest(odd)));
+    const Vec a = even * Vec::all(scales[0]), b = odd * Vec::all(scales[1]);
+    _mm512_store_si512(weights_at(i, 0, chunk, column), interleave_rounded(a, b));
+    _mm512_store_si512(weights_at(i, 1, chunk, column), interleave_rounded(rounding_rest(a), rounding_rest(b)));
+    return even + odd;
   }
   /// The weights of a chunk that no row of panel i sees.
   void clear_weights(int i, std::int32_t chunk) noexcept {

@@ -41,11 +41,15 @@ inline __m512i load_first(const BFloat16* from, std::int64_t n) noexcept {
 inline __mmask32 first_words(std::int64_t n) noexcept {
   return static_cast<__mmask32>(n >= 32 ? 0xffffffff : n <= 0 ? 0 : (std::uint32_t{1} << n) - 1);
 }
+/// The first or the second bf16 of 16 pairs.
+inline Vec first_of(__m512i pairs) noexcept { return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))}; }
+inline Vec second_of(__m512i pairs) noexcept {
+  return {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)))};
+}
 /// 16 pairs of bf16 times a factor of each.
 inline void multiply_pairs(BFloat16* pairs, Vec factor) noexcept {
   const __m512i upper = _mm512_set1_epi32(-0x10000), x = _mm512_load_si512(pairs);
-  const Vec even = Vec{_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))} * factor;
-  const Vec odd = Vec{_mm512_castsi512_ps(_mm512_and_si512(x, upper))} * factor;
+  const Vec even = first_of(x) * factor, odd = second_of(x) * factor;
   _mm512_store_si512(pairs, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even.v), 16),
                                             _mm512_and_si512(_mm512_castps_si512(odd.v), upper)));
 }

@@ -131,6 +131,7 @@ struct TileMemory {
   BFloat16* p;  // tiles [2][2][kTileBlockKeys / kTileTerms]
   float* rest;  // [2][kTileTerms][kPanelRows] scores
   float* turn;  // [kPanelRows][kTileTerms] two tiles before they are transposed
+  float* sum;   // [Mp] of the weights as they are multiplied
 
   TileMemory(Arena* arena, const LayerKind& kind) noexcept {
     q = arena->take<BFloat16>(PanelMemory::padded_rows(kind) * 2 * whole_tiles(kind.D));
@@ -139,6 +140,7 @@ struct TileMemory {
     p = arena->take<BFloat16>(4 * kTileBlockKeys * kPanelRows);
     rest = arena->take<float>(2 * kTileTerms * kPanelRows);
     turn = arena->take<float>(kPanelRows * kTileTerms);
+    sum = arena->take<float>(PanelMemory::padded_rows(kind));
   }
 };
 
