@@ -139,12 +139,12 @@ TEST_CASE("kernel parameters: parts of the workspace lie apart, aligned, and wit
       const char* const begin = static_cast<const char*>(call.args.workspace.data);
       const char* const end = begin + call.args.workspace.bytes;
       const auto* const counters_end =
-          reinterpret_cast<const char*>(params.counters + call.plan.groups.size() * std::size_t{2});
+          reinterpret_cast<const char*>(params.group_counters + call.plan.groups.size() * std::size_t{2});
       const auto* const o = reinterpret_cast<const char*>(params.partial_o);
       const auto* const lse = reinterpret_cast<const char*>(params.partial_lse);
       const std::int64_t rows = call.plan.header.partial_rows;
       REQUIRE(rows > 0);
-      CHECK(reinterpret_cast<const char*>(params.counters) == begin);
+      CHECK(reinterpret_cast<const char*>(params.queue) == begin);
       const char* last = counters_end;
       if (mode == Mode::batch_invariant) {
         const auto* const fold = reinterpret_cast<const char*>(params.fold);
@@ -190,7 +190,7 @@ TEST_CASE("kernel parameters: those of a backward", "[params]") {
   require_ok(make_params(backward_of(call), cuda::kCopyAlignment, &params));
   const AttendGrad& g = call.grad;
   CHECK((params.fwd.q == g.fwd.q.data && params.fwd.o == g.fwd.o.data && params.fwd.lse == g.fwd.lse.data));
-  CHECK((params.fwd.counters == nullptr && params.fwd.partial_o == nullptr));
+  CHECK((params.fwd.queue == nullptr && params.fwd.partial_o == nullptr));
   CHECK((params.dout == g.dout.data && params.dq == g.dq.data && params.dlse == g.dlse.data));
   CHECK((params.dout_stride[0] == g.dout.stride[0] && params.dq_stride[1] == g.dq.stride[1]));
   CHECK((params.dout_dtype == g.dout.dtype && params.dq_dtype == g.dq.dtype));

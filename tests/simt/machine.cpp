@@ -191,6 +191,7 @@ void finish(Thread* thread) {
   Block& block = *thread->block;
   Warp& warp = *thread->warp;
   const Act exit = {"exit", {"", 0}};
+  land_all_arrivals(thread);
   if (!thread->copies.empty()) {
     const Copy& copy = thread->copies.front();
     fail(exit, "it has not waited for copy_async at %s:%d", copy.here.file, copy.here.line);

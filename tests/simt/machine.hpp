@@ -31,7 +31,11 @@ struct Act {
 };
 bool same(const Act& a, const Act& b);
 
+struct SharedBarrier;
+
+/// A copy; or, with a barrier, an arrival there once the copies before it are done.
 struct Copy {
+  SharedBarrier* barrier;
   void* to;
   const void* from;
   int bytes;
@@ -80,6 +84,18 @@ struct Barrier {
   std::uint32_t waiting[kMostThreads / kWarp] = {};
 };
 
+/// A barrier that lies in shared memory: its state is kept here.
+struct SharedBarrier {
+  const void* address;
+  int expected;
+  int arrived = 0;
+  int pending = 0;  // arrivals that wait for copies
+  unsigned phase = 0;
+  int waiters = 0;
+  Token tokens[2];
+  std::uint32_t waiting[kMostThreads / kWarp] = {};
+};
+
 struct Block {
   Block(int number, const Grid& grid, bool misalign)
       : index(number),
@@ -102,6 +118,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barriers[kBarriers];
+  std::vector<std::unique_ptr<SharedBarrier>> shared_barriers;
   Window shared;
   Token begin;
 
@@ -150,6 +167,8 @@ struct Launch {
 extern __thread Launch* launched;
 inline Thread& self() { return *launched->running; }
 
+/// The arrivals of a thread at barriers that wait for its copies happen, since it ends.
+void land_all_arrivals(Thread* thread);
 /// The running thread has said what it waits for, and others go on.
 void suspend();
 /// The running thread may go on, but others may be first. In forward order they are not.

@@ -16,6 +16,17 @@ namespace {
 
 // ---- Copies
 
+void complete_arrival(SharedBarrier* barrier, Block* block) {
+  if (++barrier->arrived < barrier->expected) return;
+  barrier->arrived = 0;
+  ++barrier->phase;
+  barrier->waiters = 0;
+  for (std::size_t w = 0; w < block->warps.size(); ++w) {
+    block->warps[w].ready |= barrier->waiting[w];
+    barrier->waiting[w] = 0;
+  }
+}
+
 void land(Copy* copy) {
   const Unseen unseen;
   unsigned char bytes[16] = {};
@@ -28,7 +39,36 @@ void land(Copy* copy) {
 void land_some(Thread* thread) {
   if (launched->options.async != Async::random) return;
   for (Copy& copy : thread->copies) {
-    if (!copy.done && launched->random() % 2 == 0) land(&copy);
+    if (copy.barrier == nullptr && !copy.done && launched->random() % 2 == 0) land(&copy);
+  }
+}
+
+/// Lands the thread's copies up to its first `arrivals` arrivals, which then count. Those copies are waited for.
+void land_arrivals(Thread* thread, std::size_t count) {
+  std::size_t end = 0;
+  for (; count > 0 && end < thread->copies.size(); ++end) {
+    Copy& copy = thread->copies[end];
+    if (copy.barrier == nullptr) {
+      if (!copy.done) land(&copy);
+      continue;
+    }
+    --copy.barrier->pending;
+    complete_arrival(copy.barrier, thread->block);
+    --count;
+  }
+  const Unseen unseen;
+  thread->copies.erase(thread->copies.begin(), thread->copies.begin() + static_cast<std::ptrdiff_t>(end));
+}
+/// The arrivals at a barrier that copies hold back happen.
+void land_arrivals_at(const SharedBarrier* barrier, Block* block) {
+  for (Thread& thread : block->threads) {
+    std::size_t arrivals = 0, last = 0;
+    for (const Copy& copy : thread.copies) {
+      if (copy.barrier == nullptr) continue;
+      ++arrivals;
+      if (copy.barrier == barrier) last = arrivals;
+    }
+    if (last > 0) land_arrivals(&thread, last);
   }
 }
 
@@ -115,6 +155,12 @@ void meet_warp(const Act& act, Part* part, const Work& work) {
 }
 
 }  // namespace
+
+void detail::land_all_arrivals(Thread* thread) {
+  std::size_t arrivals = 0;
+  for (const Copy& copy : thread->copies) arrivals += copy.barrier != nullptr;
+  if (arrivals > 0) land_arrivals(thread, arrivals);
+}
 
 // ---- What kernels call
 
@@ -225,6 +271,78 @@ void multiply_add(float* d, const std::uint32_t* a, const std::uint32_t* b, pref
             [&](MultiplyLane* const(&lanes)[kWarp]) { detail::multiply_add(lanes, type); });
 }
 
+namespace {
+
+SharedBarrier* find_barrier(const Act& act, const void* p) {
+  const Unseen unseen;
+  for (const auto& barrier : self().block->shared_barriers) {
+    if (barrier->address == p) return barrier.get();
+  }
+  fail(act, "there was no barrier_init of this barrier");
+}
+
+}  // namespace
+
+void barrier_init(std::uint64_t* barrier, int arrivals, Here here) {
+  const Act act = {"barrier_init", here};
+  Block& block = *self().block;
+  if (!block.shared.contains(barrier, 8)) fail(act, "not in the block's shared memory");
+  if (reinterpret_cast<std::uintptr_t>(barrier) % 8 != 0) fail(act, "the address in shared memory is no multiple of 8");
+  if (arrivals < 1) fail(act, "%d arrivals are less than 1", arrivals);
+  const Unseen unseen;
+  for (const auto& known : block.shared_barriers) {
+    if (known->address == barrier) fail(act, "it is a barrier already");
+  }
+  block.shared_barriers.push_back(std::make_unique<SharedBarrier>());
+  block.shared_barriers.back()->address = barrier;
+  block.shared_barriers.back()->expected = arrivals;
+}
+
+void barrier_arrive(std::uint64_t* barrier, Here here) {
+  SharedBarrier* const b = find_barrier({"barrier_arrive", here}, barrier);
+  b->tokens[b->phase % 2].release();
+  complete_arrival(b, self().block);
+  self().act = {"barrier_arrive", here};
+  land_some(&self());
+  yield();
+}
+
+void copy_async_arrive(std::uint64_t* barrier, Here here) {
+  Thread& t = self();
+  SharedBarrier* const b = find_barrier({"copy_async_arrive", here}, barrier);
+  if (has_tsan() && t.fiber->tsan_copies != nullptr) {  // whoever did the copies arrives
+    __tsan_switch_to_fiber(t.fiber->tsan_copies, 1);
+    b->tokens[b->phase % 2].release();
+    __tsan_switch_to_fiber(t.fiber->tsan, 1);
+  }
+  {
+    const Unseen unseen;
+    t.copies.push_back({b, nullptr, nullptr, 0, t.group, here, false});
+  }
+  ++b->pending;
+  if (launched->options.async == Async::eager || b->waiters > 0) land_arrivals_at(b, t.block);
+}
+
+void barrier_wait(std::uint64_t* barrier, int parity, Here here) {
+  const Act act = {"barrier_wait", here};
+  Thread& t = self();
+  SharedBarrier* const b = find_barrier(act, barrier);
+  if (parity != 0 && parity != 1) fail(act, "parity %d", parity);
+  land_some(&t);
+  t.act = act;
+  while (static_cast<int>(b->phase % 2) == parity) {
+    if (b->pending > 0) {  // as late as can be, but no later
+      land_arrivals_at(b, t.block);
+      continue;
+    }
+    ++b->waiters;
+    b->waiting[t.index / kWarp] |= t.bit();
+    suspend();
+  }
+  b->tokens[parity].acquire();
+  yield();
+}
+
 __attribute__((noinline)) void copy_async(void* shared, const void* global, int bytes, Here here) {
   const Act act = {"copy_async", here};
   Thread& t = self();
@@ -241,7 +359,7 @@ __attribute__((noinline)) void copy_async(void* shared, const void* global, int 
     }
   }
   if (t.group - t.groups_waited >= kMostGroups) fail(act, "the emulator has room for %d groups in flight", kMostGroups);
-  Copy copy = {shared, global, bytes, t.group, here, false};
+  Copy copy = {nullptr, shared, global, bytes, t.group, here, false};
   show_copy(&t, copy, __builtin_return_address(0));
   if (launched->options.async == Async::eager) land(&copy);
   const Unseen unseen;
@@ -255,9 +373,9 @@ void copy_async_wait(int pending, Here) {
   const std::int64_t end = t.group - pending;
   const Unseen unseen;
   for (Copy& copy : t.copies) {
-    if (copy.group < end && !copy.done) land(&copy);
+    if (copy.barrier == nullptr && copy.group < end && !copy.done) land(&copy);
   }
-  const auto waited = [&](const Copy& copy) { return copy.group < end; };
+  const auto waited = [&](const Copy& copy) { return copy.barrier == nullptr && copy.group < end; };
   t.copies.erase(std::remove_if(t.copies.begin(), t.copies.end(), waited), t.copies.end());
   for (; t.groups_waited < end; ++t.groups_waited) t.groups[t.groups_waited % kMostGroups].acquire();
 }

@@ -103,6 +103,11 @@ void copy_async(void* shared, const void* global, int bytes, Here here);
 void copy_async_commit(Here here);
 void copy_async_wait(int pending, Here here);
 
+void barrier_init(std::uint64_t* barrier, int arrivals, Here here);
+void barrier_arrive(std::uint64_t* barrier, Here here);
+void copy_async_arrive(std::uint64_t* barrier, Here here);
+void barrier_wait(std::uint64_t* barrier, int parity, Here here);
+
 void spin_pause(Here here);
 [[noreturn]] void trap(Here here);
 /// Another thread may go on here, in all orders but forward.

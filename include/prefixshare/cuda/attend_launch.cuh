@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/make_params.hpp"
+#include "prefixshare/cuda/merge_rows.cuh"
 #include "prefixshare/cuda/tree_attention.cuh"
 #include "prefixshare/cuda/tree_attention_simt.cuh"
 
@@ -13,16 +15,25 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
-/// Starts the kernel of one instance. A call with a RoPE table takes the one that turns queries, whatever the present
-/// plan's deltas are: a graph that captured the launch runs later plans too.
+/// Whether a call needs the general kernel, whatever the present plan's deltas are: a graph that captured the launch
+/// runs later plans too.
+inline bool is_general(const AttendParams& p) noexcept {
+  bool general = p.rope.pairs > 0 || p.softcap > 0;
+  for (const PoolParams& pool : p.pools) {
+    general = general || pool.bias != nullptr || pool.k_scale.granularity != 0 || pool.v_scale.granularity != 0;
+  }
+  return general;
+}
+
+/// Starts the kernel of one instance, with as many blocks as run at once: `blocks` where an SM holds two.
 template <class T, int D, int Dv, class Launch>
 Status launch_items(const AttendParams& p, std::int32_t blocks, Launch&& launch) {
-  if (p.rope.pairs > 0) {
-    return launch(tree_attention_mma<T, D, Dv, true>, blocks, kAttendThreads, BlockMemory<D, Dv, true>::kBytes, false,
-                  p);
-  }
-  return launch(tree_attention_mma<T, D, Dv, false>, blocks, kAttendThreads, BlockMemory<D, Dv, false>::kBytes, false,
-                p);
+  const std::int32_t at_once = D > 128 ? (blocks + 1) / 2 : blocks;
+  const auto start = [&](auto general) {
+    return launch(tree_attention_mma<T, D, Dv, general>, at_once, kForwardThreads, BlockMemory<D, Dv, general>::kBytes,
+                  false, p);
+  };
+  return is_general(p) ? start(std::true_type{}) : start(std::false_type{});
 }
 template <class T, class Launch>
 Status launch_dims(const AttendParams& p, std::int32_t blocks, Launch&& launch) {

@@ -30,6 +30,23 @@ struct ScaleParams {
   std::int32_t granularity;  ///< ScaleGranularity
 };
 
+/// Divides tokens, 0 to 2^31 - 1, by a page size of at least 1: by a product (Granlund and Montgomery, PLDI 1994).
+struct PageSize {
+  std::int32_t size = 1;
+  std::uint32_t factor = 0x80000000u;  ///< ceil(2^(31 + shift) / size)
+  std::int32_t shift = 0;              ///< ceil(log2(size))
+
+  PageSize() = default;
+  explicit PageSize(std::int32_t page_size) noexcept : size(page_size) {
+    while ((std::int64_t{1} << shift) < size) ++shift;
+    factor = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + shift)) + static_cast<std::uint32_t>(size) - 1) /
+                                        static_cast<std::uint32_t>(size));
+  }
+  PREFIXSHARE_HD std::int32_t page(std::int32_t token) const {
+    return static_cast<std::int32_t>(std::uint64_t{static_cast<std::uint32_t>(token)} * factor >> (31 + shift));
+  }
+};
+
 /// One pool of one layer. Strides count elements: page, slot in page, head.
 struct PoolParams {
   const void* k;
@@ -41,6 +58,7 @@ struct PoolParams {
   ScaleParams k_scale;
   ScaleParams v_scale;
   std::int32_t page_size;
+  PageSize pages;
 };
 
 /// Dtypes are those of the instantiation, except that the plain body takes any mix of f32, f16 and bf16.
@@ -52,12 +70,13 @@ struct AttendParams {
   std::int64_t o_stride[2];
   float* lse;  ///< null: not wanted
   std::int64_t lse_stride[2];
-  const float* sinks;           ///< [Hq] or null
-  const std::int32_t* lengths;  ///< [length slots] or null: capacities
-  std::int32_t* counters;       ///< [groups * Hkv], zero between calls
-  float* partial_o;             ///< [partial rows, Hq, Dv]
-  float* partial_lse;           ///< [partial rows, Hq]
-  float* fold;                  ///< batch_invariant: [blocks, kWideRows * (Dv + 1)] states of the chunks so far
+  const float* sinks;            ///< [Hq] or null
+  const std::int32_t* lengths;   ///< [length slots] or null: capacities
+  std::int32_t* queue;           ///< items taken beyond the first of each block; zero between calls, as the next
+  std::int32_t* group_counters;  ///< [groups * Hkv]
+  float* partial_o;              ///< [partial rows, Hq, Dv]
+  float* partial_lse;            ///< [partial rows, Hq]
+  float* fold;                   ///< batch_invariant: [blocks, kWideRows * (Dv + 1)] states of the chunks so far
   float scale;
   float softcap;  ///< 0: none
   std::int32_t Hq, Hkv, D, Dv;

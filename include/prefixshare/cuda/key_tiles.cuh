@@ -5,23 +5,13 @@
 
 #include <cstdint>
 
+#include "prefixshare/cuda/key_columns.cuh"
 #include "prefixshare/cuda/key_walk.cuh"
 #include "prefixshare/cuda/tile.cuh"
 
 namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
-
-/// What a logit and a probability need of a key beside the key: only there if some pool has scales or a bias.
-struct KeyColumn {
-  const float* bias;         ///< null: none
-  std::int64_t bias_stride;  ///< from query head to query head
-  float k_scale, v_scale;
-
-  PREFIXSHARE_DEVICE float bias_of(std::int32_t q_head) const {
-    return bias == nullptr ? 0.0f : bias[q_head * bias_stride];
-  }
-};
 
 /// A tile of keys and values in shared memory, and which of its columns each packed row sees.
 template <int D, int Dv>
@@ -43,22 +33,6 @@ struct KeyStage {
   PREFIXSHARE_DEVICE KeyColumn* columns() const { return reinterpret_cast<KeyColumn*>(data + kColumnsAt); }
 };
 
-/// Whether logits depend on more of a key than its product with the query, and whether values have scales.
-PREFIXSHARE_DEVICE bool has_value_scales(const AttendParams& p) {
-  bool any = false;
-  PREFIXSHARE_UNROLL
-  for (int i = 0; i < kMaxPools; ++i) any = any || p.pools[i].v_scale.granularity != 0;
-  return any;
-}
-PREFIXSHARE_DEVICE bool has_key_columns(const AttendParams& p) {
-  bool any = has_value_scales(p);
-  PREFIXSHARE_UNROLL
-  for (int i = 0; i < kMaxPools; ++i) {
-    any = any || p.pools[i].bias != nullptr || p.pools[i].k_scale.granularity != 0;
-  }
-  return any;
-}
-
 /// What a warp notes about the stream in shared memory: registers are few.
 template <int Keys>
 struct alignas(16) StreamNotes {
@@ -75,13 +49,8 @@ struct alignas(16) StreamNotes {
   static constexpr std::int32_t kNoItem = -1;
 };
 
-/// The items of a forward.
-struct ForwardItems {
-  PREFIXSHARE_DEVICE const ImageItem& operator()(const AttendParams& p, std::int32_t i) const { return items_of(p)[i]; }
-};
-
 /// items(p, i), asked in ascending order, is item i: its runs, its packed rows, its KV head.
-template <int D, int Dv, class Items = ForwardItems>
+template <int D, int Dv, class Items>
 class KeyTiles {
  public:
   using Stage = KeyStage<D, Dv>;
@@ -90,7 +59,7 @@ class KeyTiles {
 
   /// Starts the first tile of items [first, end), in memory of kBytes.
   PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
-                              const Items& items = Items{})
+                              const Items& items)
       : p_(p), memory_(memory), items_(items), scales_values_(has_value_scales(p)), has_columns_(has_key_columns(p)) {
     Notes n{};
     n.item = first - 1;
@@ -220,11 +189,7 @@ class KeyTiles {
   }
   PREFIXSHARE_DEVICE KeyColumn describe(int thread, const Notes& n) const {
     if (lane_column(thread) >= n.columns) return {nullptr, 0, 1.0f, 1.0f};
-    const PoolParams& pool = p_.pools[pool_];
-    KeyColumn c{nullptr, pool.bias_stride[2], scale_at(pool.k_scale, place_, pool.page_size, n.kv_head, p_.Hkv),
-                scale_at(pool.v_scale, place_, pool.page_size, n.kv_head, p_.Hkv)};
-    if (pool.bias != nullptr) c.bias = static_cast<const float*>(pool.bias) + offset_of(pool.bias_stride, place_, 0);
-    return c;
+    return key_column(p_, p_.pools[pool_], place_, n.kv_head);
   }
 
   const AttendParams& p_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The image of a plan, written on the host: items become pieces of one KV head and at most kWideRows packed rows,
-// shared out to thread blocks by cost.
+// The image of a plan, written on the host: items become pieces of one KV head and at most kWideRows packed rows, which
+// thread blocks take in order. The backward's work is shared out to thread blocks by cost.
 #pragma once
 
 #include <algorithm>
@@ -113,7 +113,6 @@ class ImagePlaces {
 };
 
 inline void place_forward(const PlanView& plan, const ImageCounts& n, ImagePlaces* places, ImageHeader* h) noexcept {
-  h->block_items_at = places->place<std::int32_t>(h->blocks + std::int64_t{1});
   h->items_at = places->place<ImageItem>(n.items);
   h->runs_at = places->place<ImageRun>(plan.runs.size());
   h->instances_at = places->place<ImageInstance>(plan.instances.size());
@@ -218,9 +217,9 @@ class ImageWriter {
   void clear_padding() const noexcept {
     const ImageHeader& h = header_;
     for (const std::int64_t at :
-         {h.block_items_at, h.items_at, h.runs_at, h.instances_at, h.pages_at, h.words_at, h.slots_at, h.groups_at,
-          h.group_rows_at, h.parts_at, h.item_groups_at, h.deferred_at, h.query_blocks_at, h.query_work_at,
-          h.query_spans_at, h.key_blocks_at, h.key_work_at, h.key_spans_at, h.bytes}) {
+         {h.items_at, h.runs_at, h.instances_at, h.pages_at, h.words_at, h.slots_at, h.groups_at, h.group_rows_at,
+          h.parts_at, h.item_groups_at, h.deferred_at, h.query_blocks_at, h.query_work_at, h.query_spans_at,
+          h.key_blocks_at, h.key_work_at, h.key_spans_at, h.bytes}) {
       std::memset(to_ + at - 16, 0, 16);
     }
   }
@@ -283,16 +282,10 @@ class ImageWriter {
 
   // ---- Forward ----
 
-  /// Each item of the plan: for each of its KV heads the pieces of its packed rows. Its share of the cost ends as far
-  /// behind its middle as it began before.
+  /// Each item of the plan, in their order: for each of its KV heads the pieces of its packed rows.
   void write_items() noexcept {
     ImageItem* out = list<ImageItem>(header_.items_at);
-    WorkShares shares(plan_.header.total_cost, header_.blocks, list<std::int32_t>(header_.block_items_at));
-    std::int64_t begin = 0;
-    for (std::int64_t i = 0; i < plan_.items.size(); ++i) {
-      const Item& item = plan_.items[i];
-      const std::int64_t next = i + 1 < plan_.items.size() ? plan_.items[i + 1].cost : plan_.header.total_cost;
-      const std::int64_t end = std::clamp(2 * item.cost - begin, item.cost, std::max(item.cost, next));
+    for (const Item& item : plan_.items) {
       const ImageItem* const first = out;
       out = write_head(item, out);
       const std::int64_t pieces = out - first, heads = item.head_end - item.head_begin;
@@ -302,10 +295,7 @@ class ImageWriter {
           out++->kv_head = static_cast<std::uint16_t>(item.head_begin + h);
         }
       }
-      shares.deal(begin, end, heads * pieces);
-      begin = end;
     }
-    shares.finish();
   }
 
   /// The pieces of an item for its first KV head, and the groups of each.

@@ -66,6 +66,7 @@ inline PoolParams pool_params(const KvPool& pool, std::int32_t page_size) noexce
   p.k_scale = scale_params(pool.k_scale);
   p.v_scale = scale_params(pool.v_scale);
   p.page_size = page_size;
+  p.pages = PageSize(page_size);
   return p;
 }
 
@@ -140,7 +141,8 @@ inline Status make_params(const AttendCall& call, std::int64_t alignment, Attend
   const std::int32_t blocks = call.args.device_plan->blocks;
   const detail::DeviceForwardMemory memory(&arena, h.kind, h.mode, blocks,
                                            partial_capacity(h.kind, h.mode, blocks, ws));
-  p->counters = static_cast<std::int32_t*>(ws.data);
+  p->queue = static_cast<std::int32_t*>(ws.data);
+  p->group_counters = p->queue + 1;
   p->partial_o = memory.partial_o;
   p->partial_lse = memory.partial_lse;
   p->fold = h.mode == Mode::batch_invariant ? memory.fold : nullptr;

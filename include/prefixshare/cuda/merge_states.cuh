@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// merge_states and its backward on CUDA. A block owns some pairs of a row and a head; it finds the weights of their
-// parts first, then sums o in chunks.
+// merge_states and its backward on CUDA. Some lanes of a warp own a pair of a row and a head: each finds the weights of
+// all parts for itself, which costs less than to wait for another, and sums its chunks of o.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "prefixshare/cuda/accepts.hpp"
 #include "prefixshare/cuda/row_chunks.cuh"
+#include "prefixshare/cuda/tile.cuh"
 #include "prefixshare/detail/softmax_state.hpp"
 #include "prefixshare/merge_states.hpp"
 
@@ -16,8 +17,6 @@ inline namespace v0_1 {
 namespace cuda {
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
-
-inline constexpr int kPartsAhead = 4;  // whose chunks are on their way to a thread at once
 
 struct MergePart {
   HeadRows o;
@@ -29,95 +28,143 @@ struct MergeParams {
   std::int64_t pairs;
   std::int64_t heads;
   std::int32_t part_count;
-  std::int32_t chunks;       ///< of a row of o
-  std::int32_t block_pairs;  ///< pairs of a block, a power of 2 of at most kRowThreads
+  std::int32_t chunks;     ///< of a row of o
+  std::int32_t lane_bits;  ///< log2 of the lanes of a pair, of which a warp has 32
+
+  PREFIXSHARE_HD int lanes() const { return 1 << lane_bits; }
+  PREFIXSHARE_HD int block_pairs() const { return kRowThreads >> lane_bits; }
 };
 static_assert(sizeof(MergeParams) <= 4096, "kernel parameters");
 
-/// What a block keeps in shared memory: where its pairs are, and the weights of their parts.
-struct MergeBlock {
-  std::int64_t* rows;   ///< [block_pairs]
-  std::int64_t* heads;  ///< [block_pairs]
-  float* weights;       ///< [part_count, block_pairs]; kLeftOut for a part without keys
+/// Chunks of o that a thread sums at once, if those of PartsAhead parts are on their way to it at once.
+constexpr int chunks_at_once(int PartsAhead) { return PartsAhead <= 2 ? 2 : 1; }
 
-  static constexpr float kLeftOut = -1;
+/// One pair, for one of its lanes. All is read before it is written: `out` may be one of the parts.
+template <int Width, int PartsAhead>
+struct MergePair {
+  static constexpr int kChunks = chunks_at_once(PartsAhead);
+  static constexpr bool kOneBatch = kChunks > 1;  ///< calls have no more parts than that
+  using Merge = detail::LseMerge<float>;
 
-  PREFIXSHARE_DEVICE MergeBlock(unsigned char* memory, int block_pairs)
-      : rows(reinterpret_cast<std::int64_t*>(memory)),
-        heads(rows + block_pairs),
-        weights(reinterpret_cast<float*>(heads + block_pairs)) {}
-  static constexpr std::int64_t bytes(std::int64_t part_count, std::int64_t block_pairs) {
-    return block_pairs * (16 + 4 * part_count);
+  const MergeParams& p;
+  std::int64_t row, head;
+  int count;  ///< of parts; none for lanes beyond the last pair, which write nothing
+
+  static constexpr float kLeftOut = -1;  ///< weight of a part without keys, whose o may hold anything
+
+  /// What some consecutive parts give: their lse, or what they weigh, and this lane's chunks.
+  struct Batch {
+    float lse[PartsAhead];
+    Chunk<Width> chunks[PartsAhead][kChunks];
+  };
+  PREFIXSHARE_DEVICE float lse(int part) const { return *p.parts[part].lse.at(row, head); }
+
+  /// Starts the loads of the parts from `first` on; beyond the last one they are empty.
+  PREFIXSHARE_DEVICE void load(int first, int chunk, Batch* batch) const {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < PartsAhead; ++i) {
+      batch->lse[i] = Merge::kEmpty;
+      if (first + i >= count) continue;
+      batch->lse[i] = lse(first + i);
+      if (p.chunks == 0) continue;
+      const HeadRows& o = p.parts[first + i].o;
+      PREFIXSHARE_UNROLL
+      for (int k = 0; k < kChunks; ++k) {
+        const int c = chunk + k * p.lanes();
+        batch->chunks[i][k].load(o.at(row, head, Width * (c < p.chunks ? c : 0)), o.dtype);
+      }
+    }
+  }
+
+  /// Maximum and sum of all parts, of which the batch has the first.
+  PREFIXSHARE_DEVICE Merge merge(const Batch& batch) const {
+    Merge merge;
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < PartsAhead; ++i) merge.see(batch.lse[i]);
+    if constexpr (!kOneBatch) {
+      PREFIXSHARE_ROLL
+      for (int part = PartsAhead; part < count; ++part) merge.see(lse(part));
+    }
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < PartsAhead; ++i) {
+      if (i < count) merge.add(batch.lse[i]);
+    }
+    if constexpr (!kOneBatch) {
+      PREFIXSHARE_ROLL
+      for (int part = PartsAhead; part < count; ++part) merge.add(lse(part));
+    }
+    return merge;
+  }
+  PREFIXSHARE_DEVICE void weigh(const Merge& merge, Batch* batch) const {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < PartsAhead; ++i) {
+      float& lse = batch->lse[i];
+      lse = lse == Merge::kEmpty ? kLeftOut : merge.weight(lse);
+    }
+  }
+
+  /// Adds chunk k of the parts from `first` on. Products are rounded before they are added, so that two parts commute;
+  /// the first one is added to -0, so that a lone one keeps its bits.
+  PREFIXSHARE_DEVICE void add(int first, int k, const Batch& batch, Floats<Width>& sum) const {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < PartsAhead; ++i) {
+      if (first + i >= count || batch.lse[i] == kLeftOut) continue;
+      Floats<Width> x;
+      batch.chunks[i][k].to_floats(p.parts[first + i].o.dtype, x);
+      for (int d = 0; d < Width; ++d) sum[d] += batch.lse[i] * x[d];
+    }
+  }
+
+  /// Merges kChunks chunks from `chunk` on, `lanes` apart; returns what the lse are.
+  PREFIXSHARE_DEVICE Merge merge_chunks(int chunk, bool inside) const {
+    Batch batch = {};
+    load(0, chunk, &batch);
+    const Merge found = merge(batch);
+    weigh(found, &batch);
+    PREFIXSHARE_UNROLL
+    for (int k = 0; k < kChunks; ++k) {
+      Floats<Width> sum;
+      for (int d = 0; d < Width; ++d) sum[d] = found.max == Merge::kEmpty ? 0.0f : -0.0f;
+      add(0, k, batch, sum);
+      if constexpr (!kOneBatch) {
+        PREFIXSHARE_ROLL
+        for (int first = PartsAhead; first < count; first += PartsAhead) {
+          load(first, chunk, &batch);
+          weigh(found, &batch);
+          add(first, k, batch, sum);
+        }
+      }
+      const int c = chunk + k * p.lanes();
+      if (inside && c < p.chunks) store(c, sum);
+    }
+    return found;
+  }
+  PREFIXSHARE_DEVICE void store(int chunk, const Floats<Width>& sum) const {
+    Chunk<Width> merged = {};
+    merged.from_floats(p.out.o.dtype, sum);
+    merged.store(p.out.o.at(row, head, Width * chunk), p.out.o.dtype);
   }
 };
 
-/// The lse of every part of the block's pairs, in place of the weights.
-PREFIXSHARE_DEVICE void load_merge_pairs(const MergeParams& p, const MergeBlock& block) {
-  const int q = ptx::thread() % p.block_pairs;
-  const std::int64_t pair = std::int64_t{ptx::block()} * p.block_pairs + q;
-  if (pair >= p.pairs) return;
-  const std::int64_t row = pair / p.heads, head = pair % p.heads;
-  if (ptx::thread() < p.block_pairs) block.rows[q] = row, block.heads[q] = head;
-  for (int part = ptx::thread() / p.block_pairs; part < p.part_count; part += kRowThreads / p.block_pairs) {
-    block.weights[part * p.block_pairs + q] = *p.parts[part].lse.at(row, head);
-  }
-}
+/// Blocks on an SM: as many as the registers for the chunks on their way allow, which then are 50 to 72 KiB.
+constexpr int merge_blocks(int PartsAhead) { return PartsAhead <= 2 ? 9 : 5; }
 
-/// Weights from the lse of one pair, which is stored.
-PREFIXSHARE_DEVICE void find_merge_weights(const MergeParams& p, const MergeBlock& block, int q) {
-  using Merge = detail::LseMerge<float>;
-  Merge merge;
-  for (int part = 0; part < p.part_count; ++part) merge.see(block.weights[part * p.block_pairs + q]);
-  for (int part = 0; part < p.part_count; ++part) merge.add(block.weights[part * p.block_pairs + q]);
-  for (int part = 0; part < p.part_count; ++part) {
-    float* const weight = block.weights + part * p.block_pairs + q;
-    *weight = *weight == Merge::kEmpty ? MergeBlock::kLeftOut : merge.weight(*weight);
-  }
-  *p.out.lse.at(block.rows[q], block.heads[q]) = merge.lse();
-}
-
-/// One chunk of one pair. The first part is assigned, so that a lone one keeps its bits; products are rounded before
-/// they are added, so that two parts commute. All is read before it is written: `out` may be one of the parts.
-template <int Width>
-PREFIXSHARE_DEVICE void merge_chunk(const MergeParams& p, const MergeBlock& block, int q, int chunk) {
-  const std::int64_t row = block.rows[q], head = block.heads[q];
-  Floats<Width> sum = {};
-  bool started = false;
-  for (int first = 0; first < p.part_count; first += kPartsAhead) {
-    Chunk<Width> chunks[kPartsAhead];
-    float weights[kPartsAhead];
-    for (int i = 0; i < kPartsAhead; ++i) {
-      const int part = first + i;
-      weights[i] = part < p.part_count ? block.weights[part * p.block_pairs + q] : MergeBlock::kLeftOut;
-      if (weights[i] == MergeBlock::kLeftOut) continue;
-      const HeadRows& o = p.parts[part].o;
-      chunks[i].load(o.at(row, head, Width * chunk), o.dtype);
-    }
-    for (int i = 0; i < kPartsAhead; ++i) {
-      if (weights[i] == MergeBlock::kLeftOut) continue;
-      Floats<Width> x;
-      chunks[i].to_floats(p.parts[first + i].o.dtype, x);
-      for (int d = 0; d < Width; ++d) sum[d] = started ? sum[d] + weights[i] * x[d] : weights[i] * x[d];
-      started = true;
-    }
-  }
-  Chunk<Width> merged;
-  merged.from_floats(p.out.o.dtype, sum);
-  merged.store(p.out.o.at(row, head, Width * chunk), p.out.o.dtype);
-}
-
-template <int Width>
-PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, 8)
+template <int Width, int PartsAhead>
+PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kRowThreads, merge_blocks(PartsAhead))
     merge_states_rows(const PREFIXSHARE_GRID_CONSTANT MergeParams p) {
-  const MergeBlock block(ptx::shared_memory(), p.block_pairs);
-  const std::int64_t left = p.pairs - std::int64_t{ptx::block()} * p.block_pairs;
-  const int pairs = left < p.block_pairs ? static_cast<int>(left) : p.block_pairs;
-  load_merge_pairs(p, block);
-  ptx::sync_block();
-  if (ptx::thread() < pairs) find_merge_weights(p, block, ptx::thread());
-  ptx::sync_block();
-  for (int i = ptx::thread(); i < pairs * p.chunks; i += kRowThreads)
-    merge_chunk<Width>(p, block, i / p.chunks, i % p.chunks);
+  using Pair = MergePair<Width, PartsAhead>;
+  const int lane = ptx::thread() & (p.lanes() - 1);
+  const std::int64_t pair = std::int64_t{ptx::block()} * p.block_pairs() + (ptx::thread() >> p.lane_bits);
+  const bool inside = pair < p.pairs;
+  const Pair of_lane{p, pair / p.heads, pair % p.heads, inside ? p.part_count : 0};
+  typename Pair::Merge merge;
+  int first = 0;
+  do {
+    merge = of_lane.merge_chunks(first + lane, inside);
+    first += Pair::kChunks * p.lanes();
+  } while (first < p.chunks);
+  ptx::sync_warp();  // the other lanes may still have to read the lse of a part that is `out`
+  if (inside && lane == 0) *p.out.lse.at(of_lane.row, of_lane.head) = merge.lse();
 }
 
 inline MergePart merge_part(const State& state) noexcept { return {head_rows(state.o), head_numbers(state.lse)}; }
@@ -141,13 +188,16 @@ Status launch_merge_states(const MergeStates& args, Launch&& launch) {
   p.heads = o.shape[1];
   p.part_count = static_cast<std::int32_t>(args.parts.size());
   p.chunks = static_cast<std::int32_t>(chunks);
-  p.block_pairs = kRowThreads;  // about two chunks per thread
-  while (p.block_pairs > 1 && p.block_pairs * chunks > 2 * kRowThreads) p.block_pairs /= 2;
-  const std::int64_t blocks = detail::ceil_div(p.pairs, p.block_pairs);
-  if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
+  const auto run = [&](auto width, auto ahead) {
+    constexpr int kChunks = chunks_at_once(ahead);
+    while (p.lanes() < 32 && p.lanes() * kChunks < chunks) ++p.lane_bits;
+    const std::int64_t blocks = detail::ceil_div(p.pairs, p.block_pairs());
+    if (Status s = check_blocks({kOp, "out.o"}, blocks)) return s;
+    return launch(merge_states_rows<width, ahead>, blocks, kRowThreads, 0, false, p);
+  };
   return chunk.call([&](auto width) {
-    return launch(merge_states_rows<width>, blocks, kRowThreads, MergeBlock::bytes(p.part_count, p.block_pairs), false,
-                  p);
+    return p.part_count <= 2 ? run(width, std::integral_constant<int, 2>{})
+                             : run(width, std::integral_constant<int, 5>{});
   });
 }
 

@@ -12,7 +12,7 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
-inline constexpr std::int32_t kImageVersion = 1;
+inline constexpr std::int32_t kImageVersion = 2;
 inline constexpr std::int64_t kImageAlignment = 256;
 inline constexpr std::int32_t kWideRows = 64;    // packed rows of a WIDE item: 16 for each of four warps
 inline constexpr std::int32_t kNarrowRows = 16;  // of a NARROW item, whose warps take a quarter of the keys each
@@ -119,7 +119,7 @@ struct ImageKeySpan {
 /// The first bytes of an image. `*_at` are byte offsets of the lists.
 struct alignas(16) ImageHeader {
   std::int32_t version;
-  std::int32_t blocks;  ///< thread blocks that the items are shared out to
+  std::int32_t blocks;  ///< thread blocks of a launch
   std::int32_t rows;    ///< query rows of a call
   std::int32_t item_count;
   std::int32_t run_count;
@@ -134,8 +134,7 @@ struct alignas(16) ImageHeader {
   std::int64_t partial_rows;
   std::int64_t bytes;  ///< of the image
   std::uint64_t fingerprint;
-  std::int64_t block_items_at;   ///< std::int32_t[blocks + 1]: items of each block
-  std::int64_t items_at;         ///< ImageItem[item_count]
+  std::int64_t items_at;         ///< ImageItem[item_count], in the order in which blocks take them
   std::int64_t runs_at;          ///< ImageRun[run_count]
   std::int64_t instances_at;     ///< ImageInstance[]
   std::int64_t pages_at;         ///< std::int32_t[]

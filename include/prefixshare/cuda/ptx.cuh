@@ -164,6 +164,65 @@ PREFIXSHARE_DEVICE void copy_async_wait([[maybe_unused]] Here here = Here::curre
                                                                         : "memory"));
 }
 
+// ---- Barriers in shared memory, at which some arrive and others wait. A phase is over once as many have arrived as
+// the barrier expects; the next one then begins.
+
+/// 8 bytes of shared memory at a multiple of 8.
+using Barrier = std::uint64_t;
+
+#if !defined(PREFIXSHARE_SIMT)
+PREFIXSHARE_DEVICE bool barrier_passed(Barrier* b, int parity) {
+  std::uint32_t passed;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // waits for a while
+  asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(passed)
+               : "r"(shared_address(b)), "r"(parity)
+               : "memory");
+#else
+  asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+               : "=r"(passed)
+               : "r"(shared_address(b)), "r"(parity)
+               : "memory");
+#endif
+  return passed != 0;
+}
+/// Without NDEBUG it gives up after some seconds: a kernel that hangs would tell nothing.
+PREFIXSHARE_DEVICE void wait_for_barrier(Barrier* b, int parity) {
+#if defined(NDEBUG)
+  while (!barrier_passed(b, parity)) continue;
+#else
+  const long long begin = clock64();
+  while (!barrier_passed(b, parity)) {
+    if (clock64() - begin > (1ll << 33)) __trap();
+  }
+#endif
+}
+#endif
+
+/// By one thread; others may use it after a sync_block.
+PREFIXSHARE_DEVICE void barrier_init(Barrier* b, int arrivals, [[maybe_unused]] Here here = Here::current()) {
+  PREFIXSHARE_EITHER(simt::barrier_init(b, arrivals, here),
+                     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals)
+                                  : "memory"));
+}
+/// Arrives. What the thread wrote before is visible to whoever waits for the phase.
+PREFIXSHARE_DEVICE void barrier_arrive(Barrier* b, [[maybe_unused]] Here here = Here::current()) {
+  PREFIXSHARE_EITHER(
+      simt::barrier_arrive(b, here),
+      asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(shared_address(b))
+                   : "memory"));
+}
+/// Arrives when all copies that this thread started have; they need no other wait.
+PREFIXSHARE_DEVICE void copy_async_arrive(Barrier* b, [[maybe_unused]] Here here = Here::current()) {
+  PREFIXSHARE_EITHER(simt::copy_async_arrive(b, here),
+                     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(b))
+                                  : "memory"));
+}
+/// Waits until the phase of this parity, 0 for the first one, is over: until the present one is of the other parity.
+PREFIXSHARE_DEVICE void barrier_wait(Barrier* b, int parity, [[maybe_unused]] Here here = Here::current()) {
+  PREFIXSHARE_EITHER(simt::barrier_wait(b, parity, here), wait_for_barrier(b, parity));
+}
+
 // ---- Matrices of 8 x 8 16-bit elements. Of each, lane l gets the elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4
 // (the first one in the low half), or of column l / 4 if transposed. Lane 8 m + i names row i of matrix m: 16 bytes in
 // shared memory.
@@ -213,14 +272,12 @@ PREFIXSHARE_DEVICE void multiply_add(float (&d)[4], const std::uint32_t (&a)[4],
   simt::multiply_add(d, a, b, dtype_of<T>, here);
 #else
   if constexpr (std::is_same_v<T, BFloat16>) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -291,6 +348,18 @@ PREFIXSHARE_DEVICE float to_float(std::uint16_t bits) {
   }
 }
 
+// ---- Memory
+
+/// What is read once: it is the first to make room in the caches.
+PREFIXSHARE_DEVICE Words4 load_once(const Words4* p) {
+#if defined(PREFIXSHARE_SIMT)
+  return *p;
+#else
+  const uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
+  return {v.x, v.y, v.z, v.w};
+#endif
+}
+
 // ---- Memory that blocks share
 
 /// Orders what this thread wrote before for everybody who sees what it writes after.
@@ -305,6 +374,14 @@ PREFIXSHARE_DEVICE int arrive(int* counter, int last) {
   const unsigned before = atomicInc(reinterpret_cast<unsigned*>(counter), static_cast<unsigned>(last));
   __threadfence();
   return static_cast<int>(before);
+#endif
+}
+/// Counts one up and wraps to 0 after `last`; returns the count before. Orders nothing.
+PREFIXSHARE_DEVICE int take_number(int* counter, int last) {
+#if defined(PREFIXSHARE_SIMT)
+  return simt::arrive(counter, last);
+#else
+  return static_cast<int>(atomicInc(reinterpret_cast<unsigned*>(counter), static_cast<unsigned>(last)));
 #endif
 }
 /// What others arrived at so far; acquires as `arrive` does. For loops that poll, with spin_pause.

@@ -143,7 +143,7 @@ struct Chunk {
       words[0] = type == DType::f32 ? *reinterpret_cast<const std::uint32_t*>(from)
                                     : *reinterpret_cast<const std::uint16_t*>(from);
     } else if (Width == 8 || type == DType::f32) {
-      const ptx::Words4 all = *reinterpret_cast<const ptx::Words4*>(from);
+      const ptx::Words4 all = ptx::load_once(reinterpret_cast<const ptx::Words4*>(from));
       words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
     } else {
       const Words2 all = *reinterpret_cast<const Words2*>(from);

@@ -45,19 +45,29 @@ struct SoftmaxState {
     }
   }
 
-  /// Logits become exp2(logit - maximum); maximum, sum and o come along. NaNs are left to the exponentials.
+  /// The maxima with a warp's next logits. NaNs are left to the exponentials.
   template <int Columns>
-  PREFIXSHARE_DEVICE void absorb(float (&logits)[Columns][4]) {
+  PREFIXSHARE_DEVICE void maxima(const float (&logits)[Columns][4], float (&largest)[2]) const {
+    PREFIXSHARE_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      largest[r] = maximum[r];
+      PREFIXSHARE_UNROLL
+      for (int b = 0; b < Columns; ++b) {
+        largest[r] = fmaxf(largest[r], fmaxf(logits[b][2 * r], logits[b][2 * r + 1]));
+      }
+      largest[r] = row_maximum(largest[r]);
+    }
+  }
+  /// Logits become exp2(logit - largest), where `largest` is at least any of them and the maximum so far; maximum, sum
+  /// and o come along.
+  template <int Columns>
+  PREFIXSHARE_DEVICE void absorb(float (&logits)[Columns][4], const float (&largest)[2]) {
     float keep[2];
     PREFIXSHARE_UNROLL
     for (int r = 0; r < 2; ++r) {
-      float largest = maximum[r];
-      PREFIXSHARE_UNROLL
-      for (int b = 0; b < Columns; ++b) largest = fmaxf(largest, fmaxf(logits[b][2 * r], logits[b][2 * r + 1]));
-      largest = row_maximum(largest);
-      const float shift = shift_of(largest);
+      const float shift = shift_of(largest[r]);
       keep[r] = ptx::exp2(maximum[r] - shift);
-      maximum[r] = largest;
+      maximum[r] = largest[r];
       float added = 0;
       PREFIXSHARE_UNROLL
       for (int b = 0; b < Columns; ++b) {

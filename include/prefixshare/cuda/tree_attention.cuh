@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The forward of tree_attention on matrix units of sm_80 and newer, for q, K and V in one 16-bit type. A block of four
-// warps works through its items. Where an item has many packed rows, each warp has 16 of them against all keys (WIDE);
-// where it has at most 16, each warp has all of them against a part of the keys or values (NARROW).
+// The forward of tree_attention on matrix units of sm_80 and newer, for q, K and V in one 16-bit type. Of a block's
+// five warps one feeds the ring (attend_feed.cuh), and four multiply what arrives. Where an item has many packed rows,
+// each of them has 16 rows against all keys (WIDE). Where it has at most 16, each has all rows: against a quarter of
+// the keys for the logits, then, once the warps have told each other their probabilities, a quarter of the dims of v
+// (NARROW).
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include "prefixshare/cuda/key_tiles.cuh"
-#include "prefixshare/cuda/query_tile.cuh"
-#include "prefixshare/cuda/row_states.cuh"
+#include "prefixshare/cuda/attend_feed.cuh"
+#include "prefixshare/cuda/merge_rows.cuh"
+#include "prefixshare/cuda/query_turn.cuh"
 #include "prefixshare/cuda/softmax.cuh"
 
 namespace prefixshare {
@@ -17,187 +19,287 @@ inline namespace v0_1 {
 namespace cuda {
 
 /// How four warps share out an item, for heads of D and Dv dims.
-template <int D, int Dv, bool Wide>
+template <int Keys, int Dv, bool Wide>
 struct ItemShape {
-  using Stage = KeyStage<D, Dv>;
-  static constexpr int kValueWarps = !Wide && Stage::kKeys < 64 ? 2 : 1;
-  static constexpr int kKeyWarps = Wide ? 1 : 4 / kValueWarps;
-  static constexpr int kKeys = Stage::kKeys / kKeyWarps;      // of a tile, for one warp
-  static constexpr int kValueBlocks = Dv / 8 / kValueWarps;   // blocks of eight dims of v that a warp sums up
-  static constexpr int kOutBlocks = Wide ? Dv / 8 : Dv / 32;  // and that it finishes
-  using Bits = std::conditional_t<(kKeys > 32), std::uint64_t, std::uint32_t>;  // a bit for each of the keys
-  static constexpr Bits kAllKeys = static_cast<Bits>(~std::uint64_t{0} >> (64 - kKeys));
-  static_assert(kKeys % 16 == 0 && Dv % 32 == 0 && kValueBlocks % 2 == 0);
+  static constexpr int kKeyWarps = Wide ? 1 : Keys / 16;  // with keys of their own; others do the same again
+  static constexpr int kKeys = Keys / kKeyWarps;          // of a tile, for a warp's logits
+  static constexpr int kSteps = Keys / 16;                // of all of a tile's keys
+  /// Blocks of eight dims of v that a warp sums up: an even number, so that some warps may have none.
+  static constexpr int kValueBlocks = Wide ? Dv / 8 : (Dv / 32 + 1) / 2 * 2;
+  static constexpr bool kAllHaveValues = Wide || kMultipliers * kValueBlocks * 8 == Dv;
+  using Bits = std::conditional_t<(Keys > 32), std::uint64_t, std::uint32_t>;  // a bit for each key of a tile
+  static constexpr Bits kAllKeys = static_cast<Bits>(~std::uint64_t{0} >> (64 - Keys));
+  static_assert(kKeys % 16 == 0 && Dv % 32 == 0);
 };
 
-/// Dynamic shared memory of a block: two tiles of keys and values, then 64 rows for each part of the queries that does
-/// not stay in registers. There is room for one part in registers, and beside 256 dims of o not even for that.
-template <int D, int Dv, bool Turns>
+/// What the warps that multiply keep in shared memory beside the ring.
+template <int D, int Keys, bool General>
+struct MultiplierMemory {
+  /// What a warp notes of its item: registers are few.
+  struct ItemNotes {
+    ImageItem item;
+    std::int32_t row[kWideRows / kMultipliers];  ///< query row of each of the warp's packed rows
+  };
+  ItemNotes notes[kMultipliers];
+  std::int32_t last[kWideRows];  ///< for `arrive`
+  float maxima[kMultipliers][kNarrowRows];
+  float sums[kMultipliers][kNarrowRows];
+  /// NARROW: probabilities in 16 bits, and what that leaves of them.
+  alignas(128) unsigned char probabilities[2][kNarrowRows * Tile<Keys>::kRowBytes];
+  /// WIDE: 16 rows of each warp; NARROW: turned queries. Then what 16 bits leave of turned ones.
+  alignas(128) unsigned char queries[kWideRows * Tile<D>::kRowBytes];
+  alignas(128) unsigned char rest[General ? kWideRows * Tile<D>::kRowBytes : 128];
+};
+
+/// Dynamic shared memory of a block.
+template <int D, int Dv, bool General>
 struct BlockMemory {
-  static constexpr bool kNearestInRegisters = D <= 192;
-  static constexpr int kQueryBytes = kWideRows * Tile<D>::kRowBytes;
-  static constexpr int kNearestAt = KeyTiles<D, Dv>::kBytes;
-  static constexpr int kRestAt = kNearestAt + (kNearestInRegisters ? 0 : kQueryBytes);
-  static constexpr int kBytes = kRestAt + (Turns ? kQueryBytes : 0);
+  using Ring = AttendRing<D, Dv, General>;
+  using Multipliers = MultiplierMemory<D, Ring::kKeys, General>;
+  static constexpr int kBytes = Ring::kBytes + static_cast<int>(sizeof(Multipliers));
+
+  static PREFIXSHARE_DEVICE Multipliers* multipliers(unsigned char* memory) {
+    return reinterpret_cast<Multipliers*>(memory + Ring::kBytes);
+  }
 };
 
-/// A warp's operands of q.
-template <class T, int D, int Dv, bool Turns>
-class QueryOperands {
-  using Memory = BlockMemory<D, Dv, Turns>;
-  static constexpr bool kInRegisters = Memory::kNearestInRegisters;
+/// A warp's end of the ring.
+template <int D, int Dv, bool General>
+class RingReader {
+  using Ring = AttendRing<D, Dv, General>;
 
  public:
-  /// `memory` is the block's.
-  explicit PREFIXSHARE_DEVICE QueryOperands(unsigned char* memory) : memory_(memory) {}
+  using Notes = typename Ring::Notes;
 
-  /// Loads packed rows [first, first + 16) of an item. `free` is memory for as many rows for each warp, in use until
-  /// this returns.
-  PREFIXSHARE_DEVICE void load(const AttendParams& p, const ImageItem& item, int first, std::int32_t instances,
-                               unsigned char* free) {
-    const QueryRows16<T, D> rows(p, item, first, instances);
-    const Tile<D> nearest = kInRegisters ? of_warp(free) : of_warp(memory_ + Memory::kNearestAt);
-    turns_ = Turns && rows.turn();
-    rows.copy(nearest);
-    if (turns_) {
-      rows.turn_into(nearest, QueryPart::nearest);
-      rows.clear(of_warp(memory_ + Memory::kRestAt));
-      rows.turn_into(of_warp(memory_ + Memory::kRestAt), QueryPart::rest);
-    }
-    if constexpr (kInRegisters) {
-      const int lane = ptx::opaque(ptx::lane());
-      PREFIXSHARE_UNROLL
-      for (int step = 0; step < D / 16; ++step) load_left(registers_[step], nearest, lane, 0, step);
-      ptx::sync_warp();
-    }
-  }
-  /// Whether there is a rest.
-  PREFIXSHARE_DEVICE bool turns() const { return turns_; }
+  explicit PREFIXSHARE_DEVICE RingReader(Ring ring) : ring_(ring) {}
 
-  template <QueryPart Part>
-  PREFIXSHARE_DEVICE void operand(int lane, int step, std::uint32_t (&a)[4]) const {
-    if constexpr (Part == QueryPart::nearest && kInRegisters) {
-      PREFIXSHARE_UNROLL
-      for (int i = 0; i < 4; ++i) a[i] = registers_[step][i];
-    } else {
-      load_left(a, of_warp(memory_ + (Part == QueryPart::nearest ? Memory::kNearestAt : Memory::kRestAt)), lane, 0,
-                step);
-    }
+  /// Waits for the next slot, which is this warp's until it lets go of it.
+  PREFIXSHARE_DEVICE int take() {
+    const int slot = at_.slot;
+    ptx::barrier_wait(ring_.full(slot), at_.parity);
+    at_.advance();
+    return slot;
   }
+  PREFIXSHARE_DEVICE void let_go(int slot) const {
+    ptx::sync_warp();  // all lanes have read
+    if (ptx::lane() == 0) ptx::barrier_arrive(ring_.empty(slot));
+  }
+  PREFIXSHARE_DEVICE const Notes& notes(int slot) const { return *ring_.notes(slot); }
+  PREFIXSHARE_DEVICE unsigned char* data(int slot) const { return ring_.data(slot); }
 
  private:
-  static PREFIXSHARE_DEVICE Tile<D> of_warp(unsigned char* rows) {
-    return {rows + ptx::warp() * 16 * Tile<D>::kRowBytes};
-  }
-
-  // Set even before they are loaded: else they would be alive through every other item, too.
-  std::uint32_t registers_[kInRegisters ? D / 16 : 1][4] = {};
-  unsigned char* memory_;
-  bool turns_ = false;
+  Ring ring_;
+  RingPlace<Ring::kSlots> at_;
 };
 
-template <class T, int D, int Dv, bool Turns, bool Wide>
+template <class T, int D, int Dv, bool General, bool Wide>
 class AttendItem {
-  using Shape = ItemShape<D, Dv, Wide>;
-  using Stage = KeyStage<D, Dv>;
+  using Ring = AttendRing<D, Dv, General>;
+  using Reader = RingReader<D, Dv, General>;
+  using Memory = typename BlockMemory<D, Dv, General>::Multipliers;
+  using Shape = ItemShape<Ring::kKeys, Dv, Wide>;
   using Bits = typename Shape::Bits;
+  using Notes = KeyNotes<Ring::kKeys, General>;
+  using Logits = float[Shape::kKeys / 8][4];              // of the warp's keys; then their probabilities
+  using Probabilities = std::uint32_t[Shape::kSteps][4];  // of all keys of a tile as left operands, 16 keys each
 
  public:
-  PREFIXSHARE_DEVICE AttendItem(const AttendParams& p, KeyTiles<D, Dv>* tiles, unsigned char* memory,
-                                std::int32_t index)
+  PREFIXSHARE_DEVICE AttendItem(const AttendParams& p, Reader* reader, Memory* memory)
       : p_(p),
-        tiles_(*tiles),
+        reader_(*reader),
+        memory_(*memory),
         lane_(ptx::opaque(ptx::lane())),
         warp_(ptx::opaque(ptx::warp())),
-        scales_values_(tiles->scales_values()),
-        index_(index),
-        queries_(memory) {}
+        has_columns_(General && has_key_columns(p)),
+        scales_values_(General && has_value_scales(p)) {}
 
-  PREFIXSHARE_DEVICE void run() {
-    const std::int32_t chunks = Wide ? chunk_count(p_, item()) : 1;
-    float folded[2] = {kEmptyLse, kEmptyLse}, lse[2];
-    for (std::int32_t chunk = 0; chunk < chunks; ++chunk) {
-      absorb_chunk(chunk);
-      if constexpr (!Wide) combine();
+  /// The item whose queries are in `slot`, to its end.
+  PREFIXSHARE_DEVICE void run(int slot) {
+    open(reader_.notes(slot).queries);
+    take_queries(slot);
+    float folded[2] = {kEmptyLse, kEmptyLse};
+    bool folds = false;
+    for (std::int32_t chunk = 0;; ++chunk) {
+      const Closes closes = absorb_chunk();
+      float lse[2];
       finish(lse);
-      if (folds(chunks)) {
-        fold(folded, lse, chunk == 0);
-      } else {
-        emit(lse, chunk);
-      }
+      if (Wide && chunk == 0) folds = closes == Closes::chunk && item().fold != 0;
+      if (Wide && folds) fold(folded, lse, chunk == 0, closes == Closes::item);
+      if (!folds || closes == Closes::item) emit(lse, folds ? 0 : chunk);
+      if (closes == Closes::item) break;
     }
-    if (folds(chunks)) {
-      unfold();
-      emit(folded, 0);
-    }
-    if (item().group_count > 0) arrive(p_, item(), reinterpret_cast<std::int32_t*>(tiles_.free().data));
   }
 
  private:
-  PREFIXSHARE_DEVICE const ImageItem& item() const { return items_of(p_)[index_]; }
+  PREFIXSHARE_DEVICE const ImageItem& item() const { return memory_.notes[warp_].item; }
   PREFIXSHARE_DEVICE int first_row() const { return Wide ? warp_ * 16 : 0; }
-  PREFIXSHARE_DEVICE int first_key() const { return warp_ % Shape::kKeyWarps * Shape::kKeys; }
-  PREFIXSHARE_DEVICE int first_value() const { return Wide ? 0 : warp_ / Shape::kKeyWarps * Shape::kValueBlocks; }
-  PREFIXSHARE_DEVICE int first_out() const { return Wide ? 0 : warp_ * Shape::kOutBlocks; }
+  PREFIXSHARE_DEVICE int first_key() const { return Wide ? 0 : warp_ % Shape::kKeyWarps * 16; }
+  PREFIXSHARE_DEVICE int first_value() const { return Wide ? 0 : warp_ * Shape::kValueBlocks; }
+  PREFIXSHARE_DEVICE bool has_values() const { return Shape::kAllHaveValues || first_value() < Dv / 8; }
 
-  /// The state of the keys of a chunk.
-  PREFIXSHARE_DEVICE void absorb_chunk(std::int32_t chunk) {
-    state_.clear();
-    while (tiles_.goes_on(index_, chunk)) {
-      if (tiles_.instances() != loaded_) load_queries();
-      absorb(tiles_.take());
-    }
+  PREFIXSHARE_DEVICE void open(const QueryNotes& queries) {
+    auto& notes = memory_.notes[warp_];
+    ptx::sync_warp();  // those of the item before have been read
+    if (lane_ == 0) notes.item = queries.item;
+    if (lane_ < 16) notes.row[lane_] = queries.row[first_row() + lane_];
+    ptx::sync_warp();
   }
-  PREFIXSHARE_DEVICE void load_queries() {
-    loaded_ = tiles_.instances();
-    ptx::sync_block();  // what the free stage held has been read
-    queries_.load(p_, item(), first_row(), loaded_, tiles_.free().data);
-  }
-
-  PREFIXSHARE_DEVICE void absorb(Stage stage) {
-    lane_ = ptx::opaque(lane_);  // what follows from it in this tile is of no use later
-    float s[Shape::kKeys / 8][4] = {};
-    multiply<QueryPart::nearest>(stage.keys(), s);
-    if constexpr (Turns) {
-      if (queries_.turns()) multiply<QueryPart::rest>(stage.keys(), s);
-    }
-    to_logits(stage, s);
-    // Bit i: whether a row, g or g + 8, sees this warp's key i.
-    const std::uint64_t* words = stage.visible() + first_row() + lane_ / 4;
-    const Bits seen[2] = {static_cast<Bits>(words[0] >> first_key()), static_cast<Bits>(words[8] >> first_key())};
-    const bool masked = ptx::ballot((~(seen[0] & seen[1]) & Shape::kAllKeys) != 0) != 0;
-    if (masked) hide(seen, s);
-    state_.absorb(s);
-    if (scales_values_) scale_values(stage, seen, s);
-    Probabilities p;
-    pack(s, p);
-    const Bits withheld = masked || scales_values_ ? keys_to_withhold(stage.values(), seen) : 0;
-    if (withheld == 0 && !scales_values_) {
-      add_values<false>(stage.values(), p, 0);
+  /// Takes the queries that begin in `slot`: NARROW into registers, WIDE, where these are few, to a place of the warp's
+  /// own in shared memory.
+  PREFIXSHARE_DEVICE void take_queries(int slot) {
+    const QueryNotes& notes = reader_.notes(slot).queries;
+    if constexpr (General) turns_ = any_turns(p_, notes, first_row());
+    if constexpr (Wide) {
+      take_wide(slot);
+    } else if (General && turns_) {  // each warp turns a quarter of the rows, which all of them read
+      constexpr int kRows = kNarrowRows / kMultipliers;
+      sync_multipliers();
+      copy_queries(slot, warp_ * kRows, warp_ * kRows, kRows);
+      turn_rows<T, D>(p_, notes, queries(), rest(), warp_ * kRows, kRows);
+      sync_multipliers();
+      load_operands(queries());
+      sync_multipliers();
+      reader_.let_go(slot);
     } else {
-      add_values_with_care(stage.values(), s, p, seen, withheld);
+      load_operands({reader_.data(slot)});
+      reader_.let_go(slot);
+    }
+  }
+  PREFIXSHARE_DEVICE void take_wide(int slot) {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < Ring::kQuerySlots; ++i) {
+      if (i > 0) slot = reader_.take();
+      if (first_row() / Ring::kQueryRows == i) {
+        copy_queries(slot, first_row() % Ring::kQueryRows, first_row(), 16);
+        if (General && turns_) {
+          turn_rows<T, D>(p_, reader_.notes(slot).queries, queries(), rest(), first_row(), 16);
+        }
+      }
+      reader_.let_go(slot);
+    }
+  }
+  PREFIXSHARE_DEVICE Tile<D> queries() const { return {memory_.queries}; }
+  PREFIXSHARE_DEVICE Tile<D> rest() const { return {memory_.rest}; }
+  PREFIXSHARE_DEVICE void copy_queries(int slot, int from, int to, int rows) const {
+    const Tile<D> source = {reader_.data(slot)};
+    for (int i = lane_; i < rows * Tile<D>::kChunks; i += 32) {
+      const int row = i / Tile<D>::kChunks, chunk = i % Tile<D>::kChunks;
+      *reinterpret_cast<ptx::Words4*>(queries().chunk(to + row, chunk)) =
+          *reinterpret_cast<const ptx::Words4*>(source.chunk(from + row, chunk));
+    }
+    ptx::sync_warp();
+  }
+  PREFIXSHARE_DEVICE void load_operands(Tile<D> rows) {
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < D / 16; ++step) load_left(operands_[step], rows, lane_, 0, step);
+  }
+  template <QueryPart Part>
+  PREFIXSHARE_DEVICE void operand(int step, std::uint32_t (&a)[4]) const {
+    if constexpr (Part == QueryPart::rest) {
+      load_left(a, rest(), lane_, first_row(), step);
+    } else if constexpr (Wide) {
+      load_left(a, queries(), lane_, first_row(), step);
+    } else {
+      PREFIXSHARE_UNROLL
+      for (int i = 0; i < 4; ++i) a[i] = operands_[step][i];
     }
   }
 
-  /// s += q k, of one part of q.
-  template <QueryPart Part>
-  PREFIXSHARE_DEVICE void multiply(Tile<D> keys, float (&s)[Shape::kKeys / 8][4]) const {
-    PREFIXSHARE_UNROLL
-    for (int step = 0; step < D / 16; ++step) {
-      std::uint32_t a[4];
-      queries_.template operand<Part>(lane_, step, a);
-      PREFIXSHARE_UNROLL
-      for (int b = 0; b < Shape::kKeys / 8; b += 2) {
-        std::uint32_t k[4];
-        load_right(k, keys, lane_, first_key() + 8 * b, step);
-        multiply_add_pair<T>(s[b], s[b + 1], a, k);
+  /// The state of the keys of a chunk. Returns what ends with it.
+  PREFIXSHARE_DEVICE Closes absorb_chunk() {
+    state_.clear();
+    absorbed_ = false;
+    for (;;) {
+      const int slot = reader_.take();
+      if (reader_.notes(slot).kind == SlotKind::queries) {
+        take_queries(slot);
+        continue;
       }
+      const Closes closes = reader_.notes(slot).keys.closes;
+      if (reader_.notes(slot).keys.columns > 0) {
+        absorb(slot);
+      } else {
+        reader_.let_go(slot);
+      }
+      if (closes != Closes::nothing) return closes;
+    }
+  }
+
+  PREFIXSHARE_DEVICE void absorb(int slot) {
+    if (Wide && first_row() >= item().packed_count) {  // this warp has no rows
+      reader_.let_go(slot);
+      return reader_.let_go(reader_.take());
+    }
+    absorbed_ = true;
+    lane_ = ptx::opaque(lane_);  // what follows from it in this tile is of no use later
+    const Notes& notes = reader_.notes(slot).keys;
+    Logits s = {};
+    const int columns = notes.columns;
+    multiply<QueryPart::nearest>({reader_.data(slot)}, s);
+    if constexpr (General) {
+      if (turns_) multiply<QueryPart::rest>({reader_.data(slot)}, s);
+    }
+    to_logits(notes, s);
+    // Bit i: whether a row, g or g + 8, sees key i of the tile.
+    Bits seen[2] = {Shape::kAllKeys, Shape::kAllKeys};
+    const bool masked = notes.masked != 0;
+    if (masked) {
+      const std::uint64_t* words = notes.visible + first_row() + lane_ / 4;
+      seen[0] = static_cast<Bits>(words[0]), seen[1] = static_cast<Bits>(words[8]);
+      hide(seen, s);
+    }
+    if (!has_columns_) reader_.let_go(slot);
+    float largest[2];
+    state_.maxima(s, largest);
+    if constexpr (!Wide) exchange_maxima(largest);
+    state_.absorb(s, largest);
+    if (scales_values_) scale_values(notes, seen, s);
+    if (has_columns_) reader_.let_go(slot);
+    if constexpr (!Wide) tell_probabilities(s);
+    const int values = reader_.take();
+    if (has_values()) add({reader_.data(values)}, s, seen, columns);
+    reader_.let_go(values);
+  }
+  /// o += p v. Keys from `columns` on are not there: their values are zero.
+  PREFIXSHARE_DEVICE void add(Tile<Dv> values, const Logits& s, const Bits (&seen)[2], int columns) {
+    const Bits absent = columns < Ring::kKeys ? Shape::kAllKeys << columns : 0;
+    const bool all_seen = ptx::ballot(((seen[0] & seen[1]) | absent) != Shape::kAllKeys) == 0;
+    if (all_seen && !scales_values_) return add_values<1>(values, s, 0);
+    const Bits withheld = keys_to_withhold(values, seen, absent);
+    if (withheld != 0) add_withheld(values, s, seen, withheld);
+    if (scales_values_) {
+      add_values<2>(values, s, withheld);
+    } else {
+      add_values<1>(values, s, withheld);
+    }
+  }
+
+  /// s += q k, of one part of q. The rest, which is rare, is a loop: its registers are few.
+  template <QueryPart Part>
+  PREFIXSHARE_DEVICE void multiply(Tile<D> keys, Logits& s) const {
+    if constexpr (Part == QueryPart::nearest) {
+      PREFIXSHARE_UNROLL
+      for (int step = 0; step < D / 16; ++step) multiply_step<Part>(keys, step, s);
+    } else {
+      PREFIXSHARE_ROLL
+      for (int step = 0; step < D / 16; ++step) multiply_step<Part>(keys, step, s);
+    }
+  }
+  template <QueryPart Part>
+  PREFIXSHARE_DEVICE void multiply_step(Tile<D> keys, int step, Logits& s) const {
+    std::uint32_t a[4];
+    operand<Part>(step, a);
+    PREFIXSHARE_UNROLL
+    for (int b = 0; b < Shape::kKeys / 8; b += 2) {
+      std::uint32_t k[4];
+      load_right(k, keys, lane_, first_key() + 8 * b, step);
+      multiply_add_pair<T>(s[b], s[b + 1], a, k);
     }
   }
 
   /// Products to logits: scales, soft cap, bias; to base 2.
-  PREFIXSHARE_DEVICE void to_logits(Stage stage, float (&s)[Shape::kKeys / 8][4]) const {
-    if (tiles_.has_columns() || p_.softcap > 0) return to_logits_with_options(stage, s);
+  PREFIXSHARE_DEVICE void to_logits(const Notes& notes, Logits& s) const {
+    if (General && (has_columns_ || p_.softcap > 0)) return to_logits_with_options(notes, s);
     const float scale = p_.scale * kLog2E;
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
@@ -205,11 +307,11 @@ class AttendItem {
       for (int c = 0; c < 4; ++c) s[b][c] *= scale;
     }
   }
-  PREFIXSHARE_DEVICE void to_logits_with_options(Stage stage, float (&s)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void to_logits_with_options(const Notes& notes, Logits& s) const {
     const std::int32_t group = p_.group, first = item().first_packed + first_row() + lane_ / 4;
     const std::int32_t base = item().kv_head * group, head[2] = {base + first % group, base + (first + 8) % group};
     const float cap = p_.softcap, inverse_cap = cap > 0 ? ptx::reciprocal(cap) : 0;
-    const KeyColumn* columns = tiles_.has_columns() ? stage.columns() : nullptr;
+    const KeyColumn* columns = has_columns_ ? notes.column : nullptr;
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
@@ -225,96 +327,151 @@ class AttendItem {
   /// Column of a tile that element c of block b of this lane's results stands for.
   PREFIXSHARE_DEVICE int column_of(int b, int c) const { return first_key() + 8 * b + 2 * (lane_ % 4) + c % 2; }
   PREFIXSHARE_DEVICE bool sees(const Bits (&seen)[2], int b, int c) const {
-    return (seen[c / 2] >> (2 * (lane_ % 4)) >> (8 * b + c % 2) & 1) != 0;
+    return (seen[c / 2] >> (first_key() + 2 * (lane_ % 4)) >> (8 * b + c % 2) & 1) != 0;
   }
 
-  PREFIXSHARE_DEVICE void hide(const Bits (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void hide(const Bits (&seen)[2], Logits& s) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) s[b][c] = sees(seen, b, c) ? s[b][c] : kEmptyLse;
     }
   }
-  /// Probabilities as left operands, 16 keys each.
-  using Probabilities = std::uint32_t[Shape::kKeys / 16][4];
-  static PREFIXSHARE_DEVICE void pack(const float (&s)[Shape::kKeys / 8][4], Probabilities& p) {
-    PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) pack_left<T>(p[step], s[2 * step], s[2 * step + 1]);
-  }
-
   /// The values' scales go into the probabilities; that of a key which a row does not see may be NaN.
-  PREFIXSHARE_DEVICE void scale_values(Stage stage, const Bits (&seen)[2], float (&s)[Shape::kKeys / 8][4]) const {
+  PREFIXSHARE_DEVICE void scale_values(const Notes& notes, const Bits (&seen)[2], Logits& s) const {
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kKeys / 8; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) {
-        if (sees(seen, b, c)) s[b][c] *= stage.columns()[column_of(b, c)].v_scale;
+        if (sees(seen, b, c)) s[b][c] *= notes.column[column_of(b, c)].v_scale;
       }
     }
   }
-  /// o += p v where some values are not finite or have scales. A probability of 1 is no longer 1 with a scale: what the
-  /// rounding to 16 bits leaves of it is added, too.
-  PREFIXSHARE_DEVICE void add_values_with_care(Tile<Dv> values, float (&s)[Shape::kKeys / 8][4], Probabilities& p,
-                                               const Bits (&seen)[2], Bits withheld) {
-    Probabilities rest;
+  /// NARROW: lays the probabilities of this warp's keys where all warps find them. One of 1 is no longer 1 with a
+  /// scale: then what the rounding to 16 bits leaves of them, too.
+  PREFIXSHARE_DEVICE void tell_probabilities(const Logits& s) const {
     PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) subtract_left<T>(s[2 * step], s[2 * step + 1], p[step]);
-    pack(s, rest);
-    add_withheld(values, p, seen, withheld);
-    PREFIXSHARE_ROLL
-    for (int part = 0; part < (scales_values_ ? 2 : 1); ++part) {
-      add_values<true>(values, p, withheld);
-      PREFIXSHARE_UNROLL
-      for (int i = 0; i < Shape::kKeys / 4; ++i) p[i / 4][i % 4] = rest[i / 4][i % 4];
+    for (int part = 0; part < 2; ++part) {
+      if (part == 1 && !scales_values_) break;
+      std::uint32_t own[4];
+      pack_step(s, 0, part, own);
+      tell(own, part);
+    }
+    sync_multipliers();
+  }
+  /// Logits that became probabilities of 16 keys: to the nearest 16-bit values, or (part 1) what these leave of them.
+  static PREFIXSHARE_DEVICE void pack_step(const Logits& s, int step, int part, std::uint32_t (&a)[4]) {
+    pack_left<T>(a, s[2 * step], s[2 * step + 1]);
+    if (part == 0) return;
+    float left[2][4];
+    PREFIXSHARE_UNROLL
+    for (int c = 0; c < 4; ++c) left[0][c] = s[2 * step][c], left[1][c] = s[2 * step + 1][c];
+    subtract_left<T>(left[0], left[1], a);
+    pack_left<T>(a, left[0], left[1]);
+  }
+  /// Those as an operand, of any 16 keys of the tile.
+  PREFIXSHARE_DEVICE void probabilities(const Logits& s, int step, int part, std::uint32_t (&a)[4]) const {
+    if constexpr (Wide) {
+      pack_step(s, step, part, a);
+    } else {
+      load_left(a, told(part), lane_, 0, step);
     }
   }
-
-  /// o += p v, without the values that are not finite of the keys that `withheld` names.
-  template <bool Withholds>
-  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const Probabilities& p, Bits withheld) {
+  PREFIXSHARE_DEVICE Tile<Ring::kKeys> told(int part) const { return {memory_.probabilities[part]}; }
+  PREFIXSHARE_DEVICE void tell(const std::uint32_t (&own)[4], int part) const {
+    if (warp_ >= Shape::kKeyWarps) return;
     PREFIXSHARE_UNROLL
-    for (int step = 0; step < Shape::kKeys / 16; ++step) {
+    for (int i = 0; i < 4; ++i) {
+      *reinterpret_cast<std::uint32_t*>(
+          told(part).element(lane_ / 4 + 8 * (i % 2), first_key() + 2 * (lane_ % 4) + 8 * (i / 2))) = own[i];
+    }
+  }
+  /// NARROW: the largest logits of the rows, g and g + 8, over all warps.
+  PREFIXSHARE_DEVICE void exchange_maxima(float (&largest)[2]) const {
+    each_of_rows(memory_.maxima, largest);
+    sync_multipliers();
+    PREFIXSHARE_UNROLL
+    for (int w = 0; w < Shape::kKeyWarps; ++w) {
+      largest[0] = fmaxf(largest[0], memory_.maxima[w][lane_ / 4]);
+      largest[1] = fmaxf(largest[1], memory_.maxima[w][lane_ / 4 + 8]);
+    }
+  }
+  /// NARROW: the sums of the rows over all warps, in their order; each lane has a part of a row's sum.
+  PREFIXSHARE_DEVICE void exchange_sums() {
+    if (!absorbed_) return;
+    const float own[2] = {row_sum(state_.sum[0]), row_sum(state_.sum[1])};
+    each_of_rows(memory_.sums, own);
+    sync_multipliers();
+    PREFIXSHARE_UNROLL
+    for (int r = 0; r < 2; ++r) {
+      float sum = 0;
+      PREFIXSHARE_UNROLL
+      for (int w = 0; w < Shape::kKeyWarps; ++w) sum += memory_.sums[w][lane_ / 4 + 8 * r];
+      state_.sum[r] = lane_ % 4 == 0 ? sum : 0;
+    }
+  }
+  /// Writes a number of this warp for each of its rows.
+  PREFIXSHARE_DEVICE void each_of_rows(float (&to)[kMultipliers][kNarrowRows], const float (&x)[2]) const {
+    if (lane_ % 4 == 0) to[warp_][lane_ / 4] = x[0], to[warp_][lane_ / 4 + 8] = x[1];
+  }
+
+  /// o += p v, in so many parts of p, without the values that are not finite of the keys that `withheld` names.
+  template <int Parts>
+  PREFIXSHARE_DEVICE void add_values(Tile<Dv> values, const Logits& s, Bits withheld) {
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < Shape::kSteps * Parts; ++i) {
+      const int step = i / Parts;
+      std::uint32_t p[4];
+      probabilities(s, step, i % Parts, p);
+      const bool withholds = (withheld >> (16 * step) & 0xffffu) != 0;
       PREFIXSHARE_UNROLL
       for (int b = 0; b < Shape::kValueBlocks; b += 2) {
         std::uint32_t v[4];
-        load_right_transposed(v, values, lane_, first_key() + 16 * step, first_value() + b);
-        if (Withholds && (withheld >> (16 * step) & 0xffffu) != 0) {
-          PREFIXSHARE_UNROLL
-          for (int i = 0; i < 4; ++i) v[i] = finite_or_zero<T>(v[i]);
-        }
-        multiply_add_pair<T>(state_.o[b], state_.o[b + 1], p[step], v);
+        load_right_transposed(v, values, lane_, 16 * step, first_value() + b);
+        PREFIXSHARE_UNROLL
+        for (int j = 0; j < 4 && withholds; ++j) v[j] = finite_or_zero<T>(v[j]);
+        multiply_add_pair<T>(state_.o[b], state_.o[b + 1], p, v);
       }
     }
   }
 
   /// A probability of zero times a value that is not finite would be NaN. The keys that have such values while some of
   /// this warp's rows do not see them, or while probabilities come in parts, which may be zero:
-  PREFIXSHARE_DEVICE Bits keys_to_withhold(Tile<Dv> values, const Bits (&seen)[2]) const {
-    Bits safe = scales_values_ ? 0 : seen[0] & seen[1];
+  PREFIXSHARE_DEVICE Bits keys_to_withhold(Tile<Dv> values, const Bits (&seen)[2], Bits absent) const {
+    Bits safe = absent | (scales_values_ ? 0 : seen[0] & seen[1]);
     PREFIXSHARE_UNROLL
     for (int lanes = 4; lanes < 32; lanes *= 2) safe &= ptx::shuffle_xor(safe, lanes);
     Bits found = 0;
-    const int lane = ptx::opaque(lane_);
     PREFIXSHARE_ROLL
-    for (int key = 0; key < Shape::kKeys; ++key) {
-      if ((safe >> key & 1) != 0) continue;
-      bool odd = false;
-      for (int d = 2 * lane; d < 8 * Shape::kValueBlocks; d += 64) {
-        odd = odd || not_finite<T>(value_pair(values, key, d)) != 0;
-      }
-      if (ptx::ballot(odd) != 0) found |= Bits{1} << key;
+    for (int first = 0; first < Ring::kKeys; first += 32) {  // a lane looks at a key
+      const std::uint32_t odd = ptx::ballot((safe >> (first + lane_) & 1) == 0 && has_odd(values, first + lane_));
+      found |= Bits{odd} << first;
     }
     return found;
   }
-  /// The products of those values with the probabilities, for the rows that see them, one by one.
-  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const Probabilities& p, const Bits (&seen)[2], Bits withheld) {
-    const int lane = ptx::opaque(lane_);
+  /// Whether some value of a key that this warp sums up is not finite.
+  PREFIXSHARE_DEVICE bool has_odd(Tile<Dv> values, int key) const {
+    std::uint32_t odd = 0;
     PREFIXSHARE_ROLL
-    for (int i = 0; i < Shape::kKeys * 8 * Shape::kValueBlocks / 32;
-         ++i) {  // a lane has a value of a key in each round
-      const int rounds = Shape::kValueBlocks / 4, key = i / rounds, d = i % rounds * 32 + lane;
+    for (int b = 0; b < Shape::kValueBlocks; ++b) {
+      const auto& x = *reinterpret_cast<const ptx::Words4*>(values.chunk(key, first_value() + b));
+      odd |= not_finite<T>(x.x) | not_finite<T>(x.y) | not_finite<T>(x.z) | not_finite<T>(x.w);
+    }
+    return odd != 0;
+  }
+  /// The products of those values with the probabilities, for the rows that see them, one by one.
+  PREFIXSHARE_DEVICE void add_withheld(Tile<Dv> values, const Logits& s, const Bits (&seen)[2], Bits withheld) {
+    Probabilities p;
+    PREFIXSHARE_UNROLL
+    for (int step = 0; step < Shape::kSteps; ++step) probabilities(s, step, 0, p[step]);
+    const int lane = ptx::opaque(lane_);
+    constexpr int kRounds = (Shape::kValueBlocks + 3) / 4;
+    PREFIXSHARE_ROLL
+    for (int i = 0; i < Ring::kKeys * kRounds; ++i) {  // a lane has a value of a key in each round
+      const int key = i / kRounds, d = i % kRounds * 32 + lane;
       if ((withheld >> key & 1) == 0) continue;
-      const std::uint32_t value = *values.element(first_key() + key, 8 * first_value() + d);
+      const bool has_dim = d < 8 * Shape::kValueBlocks;
+      const std::uint32_t value = has_dim ? *values.element(key, 8 * first_value() + d) : 0;
       const float weight[2] = {probability(p, key, 0), probability(p, key, 1)};
       const std::uint32_t odd = ptx::ballot(not_finite<T>(value) != 0);
       PREFIXSHARE_ROLL
@@ -336,84 +493,20 @@ class AttendItem {
       if (ptx::opaque(i) == d / 8 * 2 + d % 2) state_.o[i / 2][2 * r + i % 2] += x;  // not an indexed array: registers
     }
   }
-  /// Elements d and d + 1 of those that this warp has of a value.
-  PREFIXSHARE_DEVICE std::uint32_t value_pair(Tile<Dv> values, int key, int d) const {
-    return *reinterpret_cast<const std::uint32_t*>(values.element(first_key() + key, 8 * first_value() + d));
-  }
   /// That of row g + 8 r for a key, from the lane of the row that has it.
   PREFIXSHARE_DEVICE float probability(const Probabilities& p, int key, int r) const {
     std::uint32_t pair = 0;
     PREFIXSHARE_UNROLL
-    for (int half = 0; half < Shape::kKeys / 8; ++half) {
+    for (int half = 0; half < Ring::kKeys / 8; ++half) {
       if (ptx::opaque(half) == key / 8) pair = p[half / 2][half % 2 * 2 + r];  // not an indexed array: registers
     }
     pair = ptx::shuffle(pair, lane_ / 4 * 4 + key % 8 / 2);
     return ptx::to_float<T>(static_cast<std::uint16_t>(pair >> (16 * (key % 2))));
   }
 
-  /// NARROW: the warps' states become one, summed in the order of the warps; each warp goes on with kOutBlocks of o.
-  PREFIXSHARE_DEVICE void combine() {
-    const Stage stage = tiles_.free();
-    ptx::Float4* shared_o = reinterpret_cast<ptx::Float4*>(stage.data);             // [warps][kValueBlocks][32 lanes]
-    float* shared_rows = reinterpret_cast<float*>(stage.data + Stage::kVisibleAt);  // [key warps][maximum, sum][16]
-    static_assert(4 * Shape::kValueBlocks * 32 * 16 <= Stage::kVisibleAt && 4 * 2 * 16 * 4 <= kWideRows * 8);
-    ptx::sync_block();  // the last tile has been read
-    PREFIXSHARE_UNROLL
-    for (int b = 0; b < Shape::kValueBlocks; ++b) {
-      shared_o[(warp_ * Shape::kValueBlocks + b) * 32 + lane_] = {state_.o[b][0], state_.o[b][1], state_.o[b][2],
-                                                                  state_.o[b][3]};
-    }
-    PREFIXSHARE_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      const float sum = row_sum(state_.sum[r]);
-      if (lane_ % 4 != 0 || warp_ >= Shape::kKeyWarps) continue;
-      float* to = shared_rows + warp_ * 32 + lane_ / 4 + 8 * r;
-      to[0] = state_.maximum[r];
-      to[16] = sum;
-    }
-    ptx::sync_block();
-    float weight[Shape::kKeyWarps][2];
-    combine_rows(shared_rows, weight);
-    combine_o(shared_o, weight);
-  }
-  PREFIXSHARE_DEVICE void combine_rows(const float* rows, float (&weight)[Shape::kKeyWarps][2]) {
-    PREFIXSHARE_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      const float* row = rows + lane_ / 4 + 8 * r;
-      float maximum = kEmptyLse, sum = 0;
-      PREFIXSHARE_UNROLL
-      for (int w = 0; w < Shape::kKeyWarps; ++w) maximum = fmaxf(maximum, row[32 * w]);
-      PREFIXSHARE_UNROLL
-      for (int w = 0; w < Shape::kKeyWarps; ++w) {
-        weight[w][r] = ptx::exp2(row[32 * w] - shift_of(maximum));
-        sum = fmaf(row[32 * w + 16], weight[w][r], sum);
-      }
-      state_.maximum[r] = maximum;
-      state_.sum[r] = lane_ % 4 == 0 ? sum : 0;  // each lane has a part of the sum
-    }
-  }
-  PREFIXSHARE_DEVICE void combine_o(const ptx::Float4* o, const float (&weight)[Shape::kKeyWarps][2]) {
-    PREFIXSHARE_UNROLL
-    for (int b = 0; b < Shape::kOutBlocks; ++b) {
-      const int block = first_out() + b, value_warp = block / Shape::kValueBlocks;
-      const ptx::Float4* from =
-          o + (value_warp * Shape::kKeyWarps * Shape::kValueBlocks + block % Shape::kValueBlocks) * 32;
-      float sum[4] = {};
-      PREFIXSHARE_UNROLL
-      for (int w = 0; w < Shape::kKeyWarps; ++w) {
-        const ptx::Float4 part = from[w * Shape::kValueBlocks * 32 + lane_];
-        sum[0] = fmaf(part.x, weight[w][0], sum[0]);
-        sum[1] = fmaf(part.y, weight[w][0], sum[1]);
-        sum[2] = fmaf(part.z, weight[w][1], sum[2]);
-        sum[3] = fmaf(part.w, weight[w][1], sum[3]);
-      }
-      PREFIXSHARE_UNROLL
-      for (int c = 0; c < 4; ++c) state_.o[b][c] = sum[c];
-    }
-  }
-
   /// o over its sum, and the natural lse. A row that saw nothing has o = 0.
   PREFIXSHARE_DEVICE void finish(float (&lse)[2]) {
+    if constexpr (!Wide) exchange_sums();
     float inverse[2];
     PREFIXSHARE_UNROLL
     for (int r = 0; r < 2; ++r) {
@@ -422,29 +515,28 @@ class AttendItem {
       lse[r] = sum == 0 ? kEmptyLse : (state_.maximum[r] + ptx::log2(sum)) * kLn2;
     }
     PREFIXSHARE_UNROLL
-    for (int b = 0; b < Shape::kOutBlocks; ++b) {
+    for (int b = 0; b < Shape::kValueBlocks; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) state_.o[b][c] *= inverse[c / 2];
     }
   }
 
-  /// batch_invariant: whether the states of the chunks become one here.
-  PREFIXSHARE_DEVICE bool folds(std::int32_t chunks) const { return Wide && chunks > 1 && item().fold != 0; }
-  /// Merges the state of a chunk with that of the chunks before it, whose o lies in scratch.
-  PREFIXSHARE_DEVICE void fold(float (&folded)[2], const float (&lse)[2], bool first) {
+  /// batch_invariant: merges the state of a chunk with that of the chunks before it, whose o lies in scratch. After the
+  /// last one it is the item's state.
+  PREFIXSHARE_DEVICE void fold(float (&folded)[2], float (&lse)[2], bool first, bool last) {
     const StateMerge merge[2] = {merge_lse(&folded[0], lse[0]), merge_lse(&folded[1], lse[1])};
-    each_folded([&](float* at, int r, float* o) { *at = first ? *o : merge[r](*at, *o); });
-  }
-  /// Takes o from there.
-  PREFIXSHARE_DEVICE void unfold() {
-    each_folded([](const float* at, int, float* o) { *o = *at; });
+    each_folded([&](float* at, int r, float* o) {
+      if (!first) *o = merge[r](*at, *o);
+      if (!last) *at = *o;
+    });
+    lse[0] = folded[0], lse[1] = folded[1];
   }
   /// Calls f(place in scratch, row, element) for the elements of o of this thread, which alone reads and writes there.
   template <class F>
   PREFIXSHARE_DEVICE void each_folded(F&& f) {
     float* scratch = p_.fold + std::int64_t{ptx::block()} * kWideRows * (Dv + 1) + ptx::opaque(ptx::thread());
     PREFIXSHARE_UNROLL
-    for (int b = 0; b < Shape::kOutBlocks; ++b) {
+    for (int b = 0; b < Shape::kValueBlocks; ++b) {
       PREFIXSHARE_UNROLL
       for (int c = 0; c < 4; ++c) f(scratch + (4 * b + c) * kAttendThreads, c / 2, &state_.o[b][c]);
     }
@@ -455,11 +547,13 @@ class AttendItem {
   PREFIXSHARE_DEVICE void emit(const float (&lse)[2], std::int32_t state) const {
     const ImageItem& from = item();
     const std::int64_t slot = from.slot < 0 ? -1 : from.slot + std::int64_t{state} * from.tile_rows;
+    if (!has_values()) return;
     PREFIXSHARE_UNROLL
     for (int r = 0; r < 2; ++r) {
       const int m = first_row() + lane_ / 4 + 8 * r;
       if (m >= from.packed_count) continue;
-      const StatePlace to = state_place(p_, from, m, slot);
+      const std::int32_t packed = from.first_packed + m, q_head = from.kv_head * p_.group + packed % p_.group;
+      const StatePlace to = {slot < 0 ? memory_.notes[warp_].row[m - first_row()] : slot + packed / p_.group, q_head};
       if (slot < 0) {
         emit_finished(to, r, lse[r]);
       } else {
@@ -498,41 +592,56 @@ class AttendItem {
   PREFIXSHARE_DEVICE void each_pair(int r, float weight, F&& f) const {
     const int lane = ptx::opaque(lane_);
     PREFIXSHARE_UNROLL
-    for (int b = 0; b < Shape::kOutBlocks; ++b) {
-      const int d = 8 * (first_out() + b) + 2 * (lane % 4);
+    for (int b = 0; b < Shape::kValueBlocks; ++b) {
+      const int d = 8 * (first_value() + b) + 2 * (lane % 4);
       f(d, weight * state_.o[b][2 * r], weight * state_.o[b][2 * r + 1]);
     }
   }
 
   const AttendParams& p_;
-  KeyTiles<D, Dv>& tiles_;
+  Reader& reader_;
+  Memory& memory_;
   int lane_, warp_;
-  bool scales_values_;
-  std::int32_t index_;
-  QueryOperands<T, D, Dv, Turns> queries_;
-  std::int32_t loaded_ = -1;  // instances of the queries
+  bool has_columns_, scales_values_;
+  bool turns_ = false, absorbed_ = false;
+  std::uint32_t operands_[Wide ? 1 : D / 16][4];  // NARROW: of q
   SoftmaxState<Shape::kValueBlocks> state_;
 };
 
-/// Blocks that an SM can hold: what the registers allow.
+/// Blocks of an SM that registers are shared out for: as many as its shared memory holds, two up to 128 dims on sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 template <int D>
-inline constexpr int kBlocksPerSm = D > 64 ? 2 : 3;
+inline constexpr int kBlocksPerSm = 1;
+#else
+template <int D>
+inline constexpr int kBlocksPerSm = D > 128 ? 1 : 2;
+#endif
+static_assert(2 * (BlockMemory<128, 128, false>::kBytes + 1024) <= 228 * 1024 &&
+                  2 * (BlockMemory<128, 128, true>::kBytes + 1024) <= 228 * 1024,
+              "two blocks fit an SM of sm_90");
 
-/// Heads of D and Dv dims; rows of q, K, V and o aligned to 16 bytes.
-template <class T, int D, int Dv, bool Turns>
-PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kAttendThreads, kBlocksPerSm<D>)
+/// Heads of D and Dv dims; rows of q, K, V and o aligned to 16 bytes. General: with a RoPE table, a soft cap, scales or
+/// a bias, of which others have no code: what is seldom needed lies between what is always, and fetching it takes time.
+template <class T, int D, int Dv, bool General>
+PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kForwardThreads, kBlocksPerSm<D>)
     tree_attention_mma(const PREFIXSHARE_GRID_CONSTANT AttendParams p) {
+  using Memory = BlockMemory<D, Dv, General>;
   ptx::launch_dependents();
-  unsigned char* memory = ptx::shared_memory();
-  const std::int32_t* block_items = p.plan.list<std::int32_t>(p.plan.header().block_items_at) + ptx::block();
-  const std::int32_t first = block_items[0], end = block_items[1];
-  KeyTiles<D, Dv> tiles(p, memory, first, end);
-  for (std::int32_t i = first; i < end; ++i) {
-    if (items_of(p)[i].wide != 0) {
-      AttendItem<T, D, Dv, Turns, true>(p, &tiles, memory, i).run();
+  unsigned char* const memory = ptx::shared_memory();
+  const typename Memory::Ring ring = {memory};
+  ring.init();
+  if (ptx::warp() == kKeyFeeder) return AttendFeed<D, Dv, General>(p, ring).run();
+  if (ptx::warp() == kValueFeeder) return ValueFeed<D, Dv, General>(ring).run();
+  RingReader<D, Dv, General> reader(ring);
+  typename Memory::Multipliers* const own = Memory::multipliers(memory);
+  for (int slot = reader.take(); reader.notes(slot).kind != SlotKind::end; slot = reader.take()) {
+    if (reader.notes(slot).queries.item.wide != 0) {
+      AttendItem<T, D, Dv, General, true>(p, &reader, own).run(slot);
     } else {
-      AttendItem<T, D, Dv, Turns, false>(p, &tiles, memory, i).run();
+      AttendItem<T, D, Dv, General, false>(p, &reader, own).run(slot);
     }
+    const ImageItem& item = own->notes[ptx::warp()].item;
+    if (item.group_count > 0) arrive(p, item, own->last);
   }
 }
 

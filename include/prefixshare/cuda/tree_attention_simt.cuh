@@ -8,8 +8,8 @@
 
 #include "prefixshare/cuda/elements.cuh"
 #include "prefixshare/cuda/key_walk.cuh"
+#include "prefixshare/cuda/merge_rows.cuh"
 #include "prefixshare/cuda/query_tile.cuh"
-#include "prefixshare/cuda/row_states.cuh"
 #include "prefixshare/detail/softmax_state.hpp"
 
 namespace prefixshare {
@@ -255,9 +255,9 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(Threads, 2)
     tree_attention_simt(const PREFIXSHARE_GRID_CONSTANT AttendParams p) {
   static_assert(Threads == kAttendThreads);
   ptx::launch_dependents();
-  const std::int32_t* block_items = p.plan.list<std::int32_t>(p.plan.header().block_items_at) + ptx::block();
   PlainForward forward(p, ptx::shared_memory());
-  for (std::int32_t i = block_items[0]; i < block_items[1]; ++i) forward.run(items_of(p)[i]);
+  const std::int32_t count = p.plan.header().item_count;
+  for (std::int32_t i = ptx::block(); i < count; i += ptx::blocks()) forward.run(items_of(p)[i]);
 }
 
 }  // namespace cuda

@@ -234,8 +234,9 @@ inline std::int64_t backward_scratch_bytes(const LayerKind& kind) noexcept {
 }
 
 inline std::int64_t counter_bytes(std::int64_t rows) noexcept { return align_up(rows * 4); }
+/// That of the queue of items, then one for each of the reduce groups and KV heads.
 inline std::int64_t device_counter_bytes(const LayerKind& kind, std::int64_t rows) noexcept {
-  return counter_bytes(rows * kind.Hkv);
+  return counter_bytes(1 + rows * kind.Hkv);
 }
 /// Partial states: o then lse, of every partial row and query head.
 inline std::int64_t partial_bytes(const LayerKind& kind, std::int64_t partial_rows) noexcept {

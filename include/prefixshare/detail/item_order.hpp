@@ -79,6 +79,32 @@ class ItemOrder {
   double share_ = 0;                  // of a worker, of the kinds so far
 };
 
+/// The order in which workers take items from a queue, each when it is free: large items first, so that the last ones
+/// are small, and of those that compute and those that wait for keys always the kind of which less is done.
+inline std::vector<std::size_t> queue_order(const std::vector<double>& ns, const std::vector<char>& reads) {
+  std::vector<std::size_t> kinds[2];
+  double rest[2] = {0, 0}, all[2];
+  for (std::size_t i = 0; i < ns.size(); ++i) {
+    kinds[reads[i] != 0].push_back(i);
+    rest[reads[i] != 0] += ns[i];
+  }
+  for (int kind = 0; kind < 2; ++kind) {
+    all[kind] = std::max(rest[kind], 1e-300);
+    std::stable_sort(kinds[kind].begin(), kinds[kind].end(),
+                     [&](std::size_t a, std::size_t b) { return ns[a] > ns[b]; });
+  }
+  std::vector<std::size_t> order;
+  order.reserve(ns.size());
+  for (std::size_t next[2] = {0, 0}; order.size() < ns.size();) {
+    const bool left[2] = {next[0] < kinds[0].size(), next[1] < kinds[1].size()};
+    const int kind = !left[0] || (left[1] && rest[1] / all[1] > rest[0] / all[0]) ? 1 : 0;
+    const std::size_t item = kinds[kind][next[kind]++];
+    rest[kind] -= ns[item];
+    order.push_back(item);
+  }
+  return order;
+}
+
 }  // namespace detail
 }  // namespace v0_1
 }  // namespace prefixshare

@@ -16,8 +16,12 @@ inline namespace v0_1 {
 namespace detail {
 
 inline constexpr const char* kPlanOp = "make_plan";
-inline constexpr std::int32_t kMinKeysPerPart = 256;  // fast mode cuts keys no finer, so that merging stays cheap
-inline constexpr std::int32_t kStreamRows = 8;        // packed rows up to which attention is a matter of reading keys
+inline constexpr std::int32_t kMinKeysPerPart = 256;     // fast mode cuts keys no finer, so that merging stays cheap
+inline constexpr std::int32_t kMinKeysPerHeadPart = 64;  // of one head: here min_item decides
+/// Items of a worker, about, where the cost decides: the more, the more even, and the more partial states. Fewer are
+/// enough where workers take the next one when they are free.
+inline constexpr double kOrderedItems = 4, kQueuedItems = 1.5;
+inline constexpr std::int32_t kStreamRows = 8;  // packed rows up to which attention is a matter of reading keys
 
 inline Status plan_error(const char* argument, const char* field, std::int64_t index, const char* relation,
                          std::int64_t got, std::int64_t want, StatusCode code = StatusCode::invalid_argument) noexcept {
@@ -214,7 +218,8 @@ class PlanBuilder {
   void make_items() {
     double total = 0;
     for (const RowTile& t : plan_.tiles) total += tile_cost(t);
-    const double target = std::max(total / (4.0 * options_.target_parallelism), options_.cost.min_item);
+    const double each = options_.cost.by_head ? kQueuedItems : kOrderedItems;
+    const double target = std::max(total / (each * options_.target_parallelism), options_.cost.min_item);
     std::int64_t budget = static_cast<std::int64_t>(kPartialRowsPerRow) * plan_.header.rows + kPartialRowsExtra;
     for (const GroupTile& t : row_tiles_) {
       if (tiles_of(row_of(plan_.tiles[static_cast<std::size_t>(t.tile)], t.offset)).size() > 1) --budget;
@@ -234,7 +239,10 @@ class PlanBuilder {
     std::vector<Item> items;
     items.reserve(plan_.items.size());
     double cost = 0;
-    for (const std::size_t i : ItemOrder(item_ns_, reads, options_.target_parallelism).order()) {
+    const std::vector<std::size_t> order = options_.cost.by_head
+                                               ? queue_order(item_ns_, reads)
+                                               : ItemOrder(item_ns_, reads, options_.target_parallelism).order();
+    for (const std::size_t i : order) {
       items.push_back(plan_.items[i]);
       items.back().cost = static_cast<std::int64_t>(cost + item_ns_[i] / 2);
       cost += item_ns_[i];
@@ -257,7 +265,8 @@ class PlanBuilder {
     for (std::int32_t i = 0; i < t.count && alone; ++i) alone = tiles_of(row_of(t, i)).size() == 1;
     const bool fold = !invariant() || first_tile_[index];
     if (!invariant()) {
-      std::int64_t parts = std::min(key_parts_wanted(t, wanted), tile_keys(plan_, t) / kMinKeysPerPart);
+      const std::int32_t least = options_.cost.by_head ? kMinKeysPerHeadPart : kMinKeysPerPart;
+      std::int64_t parts = std::min(key_parts_wanted(t, wanted), tile_keys(plan_, t) / least);
       if (parts > 1 && (parts - (alone ? 0 : 1)) * t.count <= *budget) {
         w.key_parts = static_cast<std::int32_t>(parts);
         *budget -= (parts - (alone ? 0 : 1)) * t.count;
