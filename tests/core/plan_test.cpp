@@ -126,11 +126,12 @@ TEST_CASE("make_plan: by head, keys are cut only where heads and rows are not en
     for (const Item& item : plan.items) CHECK(item.head_end == item.head_begin + 1);
     return plan;
   };
-  CHECK(plan_for(1, 1, 8, 8).items.size() == 8);  // 4 items for each worker are wanted, and there are 8 heads
-  CHECK(plan_for(1, 1, 8, 8).header.partial_rows == 0);
-  CHECK(plan_for(4, 1, 8, 8).items.size() == 3 * 8);    // 17 wanted
-  CHECK(plan_for(4, 32, 32, 8).items.size() == 2 * 8);  // of two pieces of 64 packed rows each
-  CHECK(plan_for(264, 1, 8, 8).items.size() == 8192 / 256 * 8);
+  CHECK(plan_for(4, 1, 8, 8).items.size() == 8);  // 1.5 items for each worker are wanted, and there are 8 heads
+  CHECK(plan_for(4, 1, 8, 8).header.partial_rows == 0);
+  CHECK(plan_for(16, 1, 8, 8).items.size() == 4 * 8);    // 25 wanted
+  CHECK(plan_for(16, 32, 32, 8).items.size() == 2 * 8);  // of two pieces of 64 packed rows each
+  CHECK(plan_for(264, 1, 8, 8).items.size() == 50 * 8);
+  CHECK(plan_for(2000, 1, 8, 8).items.size() == 8192 / 64 * 8);
   options.cost.min_item = 1e8;
   CHECK(plan_for(264, 1, 8, 8).items.size() == 8);
   options.cost.by_head = false;
@@ -139,6 +140,33 @@ TEST_CASE("make_plan: by head, keys are cut only where heads and rows are not en
   t.add_sequence(t.add_node(-1, 8192), 1);
   REQUIRE(make_plan(place(t), kind_of(8, 8), options, &whole).ok());
   CHECK(whole.items.size() == 1);
+}
+
+TEST_CASE("make_plan: a queue begins with large items, and with both kinds", "[plan]") {
+  Topology t;  // one prompt that computes, and readers of their own
+  const std::int32_t prompt = t.add_node(-1, 4096);
+  for (std::int32_t i = 0; i < 64; ++i) t.add_sequence(t.add_node(prompt, 128 + 64 * (i % 3)), 1);
+  PlanOptions options;
+  options.cost.by_head = true;
+  options.cost.row_step = 64;
+  options.cost.few_rows = 16;
+  options.target_parallelism = 16;
+  Plan plan;
+  REQUIRE(make_plan(place(t), kind_of(32, 8), options, &plan).ok());
+  std::int64_t before[2] = {INT64_MAX, INT64_MAX};
+  bool begins[2] = {false, false};
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    const Item& item = plan.items[i];
+    const bool few = plan.tiles[static_cast<std::size_t>(item.tile)].count * 4 <= options.cost.few_rows;
+    std::int64_t keys = 0;
+    for (std::int32_t r = 0; r < item.run_count; ++r) {
+      keys += plan.runs[static_cast<std::size_t>(item.first_run + r)].length;
+    }
+    CHECK(keys <= before[few] + 1);  // parts of one length differ by a key
+    before[few] = keys;
+    if (i < 16) begins[few] = true;
+  }
+  CHECK((begins[0] && begins[1]));
 }
 
 TEST_CASE("make_plan: equality sees every field that changes work", "[plan]") {
