@@ -151,9 +151,10 @@ TEST_CASE("make_plan: a queue begins with large items, and with both kinds", "[p
   options.cost.row_step = 64;
   options.cost.few_rows = 16;
   options.target_parallelism = 16;
+  options.sharing = Sharing::always;
   Plan plan;
   REQUIRE(make_plan(place(t), kind_of(32, 8), options, &plan).ok());
-  std::int64_t before[2] = {INT64_MAX, INT64_MAX};
+  std::int64_t before[2] = {INT32_MAX, INT32_MAX};
   bool begins[2] = {false, false};
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const Item& item = plan.items[i];

@@ -208,7 +208,8 @@ class ImageChecker {
       CHECK(want.part_count == got.part_count);
       for (std::int32_t r = 0; r < want.row_count; ++r) group_of[at(plan_.group_rows[at(want.first_row + r)])] = g;
       const std::int64_t bytes = plan_.header.partial_rows * plan_.header.kind.Hq * (plan_.header.kind.Dv + 1) * 4;
-      if (want.part_count > 0 && bytes > kSerialMergeBytes) deferred.insert(g);
+      if (want.part_count > 0 && (bytes > kSerialMergeBytes || plan_.header.kind.Dv > kSerialMergeDims))
+        deferred.insert(g);
     }
     std::vector<std::vector<std::int32_t>> arrivals(at(plan_.header.kind.Hkv),
                                                     std::vector<std::int32_t>(plan_.groups.size(), 0));

@@ -273,12 +273,17 @@ void multiply_add(float* d, const std::uint32_t* a, const std::uint32_t* b, pref
 
 namespace {
 
-SharedBarrier* find_barrier(const Act& act, const void* p) {
+SharedBarrier* known_barrier(const void* p) {
   const Unseen unseen;
   for (const auto& barrier : self().block->shared_barriers) {
     if (barrier->address == p) return barrier.get();
   }
-  fail(act, "there was no barrier_init of this barrier");
+  return nullptr;
+}
+SharedBarrier* find_barrier(const Act& act, const void* p) {
+  SharedBarrier* const barrier = known_barrier(p);
+  if (barrier == nullptr) fail(act, "there was no barrier_init of this barrier");
+  return barrier;
 }
 
 }  // namespace
@@ -289,10 +294,8 @@ void barrier_init(std::uint64_t* barrier, int arrivals, Here here) {
   if (!block.shared.contains(barrier, 8)) fail(act, "not in the block's shared memory");
   if (reinterpret_cast<std::uintptr_t>(barrier) % 8 != 0) fail(act, "the address in shared memory is no multiple of 8");
   if (arrivals < 1) fail(act, "%d arrivals are less than 1", arrivals);
+  if (known_barrier(barrier) != nullptr) fail(act, "it is a barrier already");
   const Unseen unseen;
-  for (const auto& known : block.shared_barriers) {
-    if (known->address == barrier) fail(act, "it is a barrier already");
-  }
   block.shared_barriers.push_back(std::make_unique<SharedBarrier>());
   block.shared_barriers.back()->address = barrier;
   block.shared_barriers.back()->expected = arrivals;

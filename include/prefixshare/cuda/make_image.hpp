@@ -22,7 +22,8 @@ constexpr std::int64_t piece_count(std::int64_t count, std::int32_t size) noexce
 /// Whether the kernel that follows merges a group: see kSerialMergeBytes.
 inline bool is_deferred(const PlanView& plan, const ReduceGroup& g) noexcept {
   const std::int64_t row = plan.header.kind.Hq * (plan.header.kind.Dv + std::int64_t{1}) * std::int64_t{4};
-  return g.part_count > 0 && plan.header.partial_rows * row > kSerialMergeBytes;
+  const bool serial = plan.header.partial_rows * row <= kSerialMergeBytes && plan.header.kind.Dv <= kSerialMergeDims;
+  return g.part_count > 0 && !serial;
 }
 
 /// The pieces of a tile's packed rows that a reduce group's rows lie in.

@@ -213,7 +213,7 @@ class MergeTask {
 
 /// The merge of one row and query head by one warp; o of PartsAhead parts is on its way at once.
 template <int Width, int PartsAhead>
-PREFIXSHARE_DEVICE void merge_row_by(const AttendParams& p, const RowParts& parts, std::int32_t q_head) {
+PREFIXSHARE_DEVICE void merge_row(const AttendParams& p, const RowParts& parts, std::int32_t q_head) {
   using Task = MergeTask<Width, 1>;
   for (std::int32_t dim = 0; dim < p.Dv; dim += Task::kDims) {
     const Task task(p, parts, q_head, dim);
@@ -224,16 +224,6 @@ PREFIXSHARE_DEVICE void merge_row_by(const AttendParams& p, const RowParts& part
     }
   }
 }
-template <int PartsAhead>
-PREFIXSHARE_DEVICE void merge_row(const AttendParams& p, const ImageGroup& group, std::int32_t r, std::int32_t q_head) {
-  const RowParts parts = row_parts(p, group, r);
-  if (p.Dv % 4 == 0) {
-    merge_row_by<4, PartsAhead>(p, parts, q_head);
-  } else {
-    merge_row_by<1, PartsAhead>(p, parts, q_head);
-  }
-}
-
 /// Counts a finished item in for every reduce group of its rows. Where it came last the block merges the group, for the
 /// item's KV head. By the block's first kAttendThreads threads. `last` is shared memory for kWideRows numbers, which
 /// only this function writes.
@@ -257,7 +247,7 @@ PREFIXSHARE_DEVICE void arrive(const AttendParams& p, const ImageItem& item, std
     const ImageGroup& group = groups[of_item[i]];
     for (int j = 0; j < group.row_count * heads; ++j) {
       if (turn++ % (kAttendThreads / 32) == thread / 32) {
-        merge_row<1>(p, group, j / heads, item.kv_head * heads + j % heads);
+        merge_row<1, 1>(p, row_parts(p, group, j / heads), item.kv_head * heads + j % heads);
       }
     }
   }

@@ -20,6 +20,8 @@ inline constexpr std::int32_t kNarrowRows = 16;  // of a NARROW item, whose warp
 /// that kernel starts after 0.5 us; an item that merges holds up its block for 3 us and, since others' states must be
 /// seen, empties the first-level cache of the plan (measured on an H200).
 inline constexpr std::int64_t kSerialMergeBytes = 65536;
+/// And where o has more dims: there items have no registers to merge with.
+inline constexpr std::int32_t kSerialMergeDims = 192;
 
 /// One block's piece of forward work: up to 64 packed rows of a tile, against some of its runs, for one KV head.
 /// Packed row m of a tile is its row m / group with head m % group of the KV head's group.

@@ -117,17 +117,21 @@ class AttendItem {
   PREFIXSHARE_DEVICE void run(int slot) {
     open(reader_.notes(slot).queries);
     take_queries(slot);
-    float folded[2] = {kEmptyLse, kEmptyLse};
-    bool folds = false;
-    for (std::int32_t chunk = 0;; ++chunk) {
-      const Closes closes = absorb_chunk();
-      float lse[2];
+    float folded[2] = {kEmptyLse, kEmptyLse}, lse[2];
+    std::int32_t chunk = 0;
+    Closes closes = Closes::nothing;
+    do {
+      closes = absorb_chunk();
       finish(lse);
-      if (Wide && chunk == 0) folds = closes == Closes::chunk && item().fold != 0;
-      if (Wide && folds) fold(folded, lse, chunk == 0, closes == Closes::item);
-      if (!folds || closes == Closes::item) emit(lse, folds ? 0 : chunk);
-      if (closes == Closes::item) break;
-    }
+      if (closes == Closes::item && (chunk == 0 || !Wide || item().fold == 0)) return emit(lse, chunk);
+      if (Wide && item().fold != 0) {
+        fold(folded, lse, chunk == 0);
+      } else {
+        emit(lse, chunk);
+      }
+      ++chunk;
+    } while (closes != Closes::item);
+    emit(lse, 0);
   }
 
  private:
@@ -274,10 +278,11 @@ class AttendItem {
     }
   }
 
-  /// s += q k, of one part of q. The rest, which is rare, is a loop: its registers are few.
+  /// s += q k, of one part of q. The rest, which is rare, is a loop, and so is what stands beside 256 dims of o: there
+  /// registers are too few for loads that are far ahead.
   template <QueryPart Part>
   PREFIXSHARE_DEVICE void multiply(Tile<D> keys, Logits& s) const {
-    if constexpr (Part == QueryPart::nearest) {
+    if constexpr (Part == QueryPart::nearest && (!Wide || D <= 192)) {
       PREFIXSHARE_UNROLL
       for (int step = 0; step < D / 16; ++step) multiply_step<Part>(keys, step, s);
     } else {
@@ -522,12 +527,12 @@ class AttendItem {
   }
 
   /// batch_invariant: merges the state of a chunk with that of the chunks before it, whose o lies in scratch. After the
-  /// last one it is the item's state.
-  PREFIXSHARE_DEVICE void fold(float (&folded)[2], float (&lse)[2], bool first, bool last) {
+  /// last one it is the item's state. Each element is stored before the next is loaded: registers are few.
+  PREFIXSHARE_DEVICE void fold(float (&folded)[2], float (&lse)[2], bool first) {
     const StateMerge merge[2] = {merge_lse(&folded[0], lse[0]), merge_lse(&folded[1], lse[1])};
     each_folded([&](float* at, int r, float* o) {
       if (!first) *o = merge[r](*at, *o);
-      if (!last) *at = *o;
+      *at = *o;
     });
     lse[0] = folded[0], lse[1] = folded[1];
   }
@@ -640,8 +645,10 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kForwardThreads, kBlocksPerSm<D>)
     } else {
       AttendItem<T, D, Dv, General, false>(p, &reader, own).run(slot);
     }
-    const ImageItem& item = own->notes[ptx::warp()].item;
-    if (item.group_count > 0) arrive(p, item, own->last);
+    if constexpr (Dv <= kSerialMergeDims) {
+      const ImageItem& item = own->notes[ptx::warp()].item;
+      if (item.group_count > 0) arrive(p, item, own->last);
+    }
   }
 }
 
