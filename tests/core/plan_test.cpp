@@ -142,34 +142,6 @@ TEST_CASE("make_plan: by head, keys are cut only where heads and rows are not en
   CHECK(whole.items.size() == 1);
 }
 
-TEST_CASE("make_plan: a queue begins with large items, and with both kinds", "[plan]") {
-  Topology t;  // one prompt that computes, and readers of their own
-  const std::int32_t prompt = t.add_node(-1, 4096);
-  for (std::int32_t i = 0; i < 64; ++i) t.add_sequence(t.add_node(prompt, 128 + 64 * (i % 3)), 1);
-  PlanOptions options;
-  options.cost.by_head = true;
-  options.cost.row_step = 64;
-  options.cost.few_rows = 16;
-  options.target_parallelism = 16;
-  options.sharing = Sharing::always;
-  Plan plan;
-  REQUIRE(make_plan(place(t), kind_of(32, 8), options, &plan).ok());
-  std::int64_t before[2] = {INT32_MAX, INT32_MAX};
-  bool begins[2] = {false, false};
-  for (std::size_t i = 0; i < plan.items.size(); ++i) {
-    const Item& item = plan.items[i];
-    const bool few = plan.tiles[static_cast<std::size_t>(item.tile)].count * 4 <= options.cost.few_rows;
-    std::int64_t keys = 0;
-    for (std::int32_t r = 0; r < item.run_count; ++r) {
-      keys += plan.runs[static_cast<std::size_t>(item.first_run + r)].length;
-    }
-    CHECK(keys <= before[few] + 1);  // parts of one length differ by a key
-    before[few] = keys;
-    if (i < 16) begins[few] = true;
-  }
-  CHECK((begins[0] && begins[1]));
-}
-
 TEST_CASE("make_plan: equality sees every field that changes work", "[plan]") {
   const Forest forest = place(testing::prefix_group(40, std::vector<std::int32_t>{5, 9}, true));
   Plan a, b;
