@@ -66,12 +66,11 @@ struct MergePair {
       batch->lse[i] = Merge::kEmpty;
       if (first + i >= count) continue;
       batch->lse[i] = lse(first + i);
-      if (p.chunks == 0) continue;
       const HeadRows& o = p.parts[first + i].o;
       PREFIXSHARE_UNROLL
-      for (int k = 0; k < kChunks; ++k) {
+      for (int k = 0; k < kChunks; ++k) {  // no other chunks than its own: what another lane has may be written by now
         const int c = chunk + k * p.lanes();
-        batch->chunks[i][k].load(o.at(row, head, Width * (c < p.chunks ? c : 0)), o.dtype);
+        if (c < p.chunks) batch->chunks[i][k].load(o.at(row, head, Width * c), o.dtype);
       }
     }
   }
