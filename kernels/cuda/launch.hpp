@@ -55,7 +55,20 @@ class Launch {
     return checked(op_, "launch", cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
   }
 
+  /// What the current device gives a block at most, and has for all blocks of a multiprocessor.
+  Status shared_memory(std::int64_t* of_block, std::int64_t* of_processor) const noexcept {
+    if (Status s = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, of_block)) return s;
+    return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, of_processor);
+  }
+
  private:
+  Status attribute(cudaDeviceAttr which, std::int64_t* value) const noexcept {
+    int device = 0, found = 0;
+    if (Status s = checked(op_, "stream", cudaGetDevice(&device))) return s;
+    const Status s = checked(op_, "stream", cudaDeviceGetAttribute(&found, which, device));
+    *value = found;
+    return s;
+  }
   /// More shared memory than every device gives has to be asked for.
   Status allow_shared(const void* kernel, std::int64_t bytes) const noexcept {
     constexpr std::int64_t kGiven = 48 * 1024;

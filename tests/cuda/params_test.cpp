@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Parameters of kernels: what they say of a call, what calls they refuse, and that they stay while plans change.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -72,6 +74,32 @@ bool same_bytes(const T& a, const T& b) {
 
 }  // namespace
 
+TEST_CASE("kernel parameters: the page of a token is its quotient by the page size", "[params]") {
+  constexpr std::int32_t kLast = std::numeric_limits<std::int32_t>::max();
+  Random random(3);
+  std::vector<std::int32_t> sizes = {kLast, kLast - 1};
+  for (std::int32_t size = 1; size <= 300; ++size) sizes.push_back(size);
+  for (int bit = 9; bit < 31; ++bit) {
+    for (const std::int32_t by : {-1, 0, 1}) sizes.push_back((1 << bit) + by);
+    sizes.push_back(random.between(1, 1 << bit));
+  }
+  for (const std::int32_t size : sizes) {
+    const cuda::PageSize pages(size);
+    std::int32_t wrong = 0;
+    const auto look = [&](std::int32_t token) { wrong += pages.page(token) != token / size; };
+    for (int i = 0; i < 200; ++i) {
+      const std::int32_t first = random.between(0, kLast / size) * size;  // of a page
+      look(first);
+      look(std::max(first, 1) - 1);
+      look(random.between(0, kLast));
+    }
+    look(0);
+    look(kLast);
+    INFO("page size " << size);
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("kernel parameters: those of a forward", "[params]") {
   Problem p;
   require_ok(make_problem(group_of(300, 7), full_options(), &p));
@@ -105,7 +133,7 @@ TEST_CASE("kernel parameters: those of a forward", "[params]") {
     CHECK(std::equal(pool.bias_stride, pool.bias_stride + 3, want.bias.stride));
     CHECK((pool.k_scale.data == want.k_scale.data && pool.v_scale.data == want.v_scale.data));
     CHECK(pool.k_scale.granularity == static_cast<std::int32_t>(ScaleGranularity::head));
-    CHECK(pool.page_size == 16);
+    CHECK(pool.page_size.size == 16);
   }
   CHECK(params.pools[2].k == nullptr);
   CHECK((params.rope.pairs == 16 && params.rope.offset == 8 && params.rope.interleaved == 1));

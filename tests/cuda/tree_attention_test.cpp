@@ -144,6 +144,45 @@ TEST_CASE("cuda tree_attention: rows of matrix loads lie in different banks", "[
   CHECK(simt::statistics().conflicts == 0);
 }
 
+TEST_CASE("cuda tree_attention: the ring is as long as a device has room for, with the same bits", "[cuda]") {
+  for (const auto& [D, Dv] : {std::pair{64, 64}, std::pair{128, 128}, std::pair{192, 128}, std::pair{256, 256}}) {
+    for (const double softcap : {0.0, 4.0}) {
+      INFO(D << " dims, soft cap " << softcap);
+      EmulatedCase c = mixed_case(Merge::last_item);
+      c.options.kind.D = D;
+      c.options.kind.Dv = Dv;
+      c.options.softcap = softcap;
+      EmulatedCall call(c);
+      const std::int32_t blocks = call.call->device_plan.blocks;
+      Emulator device(mode(1));
+      std::vector<std::uint8_t> first;
+      int lengths = 0;
+      for (Status s; s.ok(); ++lengths) {
+        s = call.status(device);
+        if (!s.ok()) {
+          CHECK(s.code == StatusCode::unsupported);
+          CHECK(std::string(s.field) == "shared memory of a block");
+          CHECK(s.got == device.shared_of_block);
+          CHECK(s.want > s.got);
+          CHECK(emulator().launches.empty());
+          break;
+        }
+        CHECK(call.problem.guards_intact());
+        const simt::Grid& launch = emulator().launches.front();
+        CHECK(launch.blocks == (D <= 128 && lengths == 0 ? blocks : (blocks + 1) / 2));
+        if (first.empty()) {
+          call.check();
+          first = call.bits();
+        }
+        CHECK(call.bits() == first);
+        device.shared_of_block = launch.shared_bytes - 1;
+        device.shared_of_processor = launch.shared_bytes + 1023;
+      }
+      CHECK(lengths >= 3);
+    }
+  }
+}
+
 TEST_CASE("cuda tree_attention: a group that is merged later has the bits of one that its last item merges", "[cuda]") {
   for (const char* name : {"cuda:mma-sm80", "cuda:simt"}) {
     EmulatedCase c;

@@ -16,12 +16,12 @@
 
 namespace {
 
-constexpr std::size_t kGivenShared = 48 * 1024, kMostShared = 227 * 1024;
+constexpr int kGivenShared = 48 * 1024, kMostShared = 227 * 1024, kAllShared = 228 * 1024;  // of sm_90
 constexpr std::size_t kLooksAtIt = std::size_t{16} << 20;  // larger memory is only there to be large
 
 struct Runtime {
   std::map<const void*, std::string> kernels;      // by host function
-  std::map<const void*, std::size_t> shared;       // what was asked for, by host function
+  std::map<const void*, int> shared;               // what was asked for, by host function
   std::map<const char*, std::size_t> allocations;  // bytes, by first
   std::set<std::pair<std::string, std::size_t>> seen;
   bool capturing = false;
@@ -75,7 +75,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, std::size_t shar
   const unsigned threads = block.x * block.y * block.z;
   if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y != 1 || grid.z != 1) return fault(kernel->second + ": its grid");
   if (threads < 1 || threads > 1024) return fault(kernel->second + ": its threads");
-  if (shared > (asked == r.shared.end() ? kGivenShared : asked->second))
+  if (shared > static_cast<std::size_t>(asked == r.shared.end() ? kGivenShared : asked->second))
     return fault(kernel->second + ": shared memory");
   if (r.seen.insert({kernel->second, shared}).second) note("dynamic " + kernel->second + " " + std::to_string(shared));
   return cudaSuccess;
@@ -127,6 +127,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     case cudaDevAttrMultiProcessorCount: *value = 16; break;
     case cudaDevAttrL2CacheSize: *value = 4 << 20; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = kMostShared; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = kAllShared; break;
     default: *value = 0;
   }
   return cudaSuccess;
@@ -217,8 +219,8 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void*) { return *a = {}, cudaSuccess; }
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute which, int value) {
   if (which != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || static_cast<std::size_t>(value) > kMostShared) return fault("more shared memory than there is");
-  runtime().shared[function] = static_cast<std::size_t>(value);
+  if (value < 0 || value > kMostShared) return fault("more shared memory than there is");
+  runtime().shared[function] = value;
   return cudaSuccess;
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void**) {

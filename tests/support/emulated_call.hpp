@@ -42,14 +42,19 @@ struct EmulatedCall {
   }
   const char* name() const { return call->plan.header.implementation; }
 
-  void run(const simt::Options& how) {
-    emulator() = Emulator(how);
+  /// Of a call with poisoned outputs.
+  Status status(const Emulator& how) {
+    emulator() = how;
     problem.poison_outputs();
     const Status status = call->forward();
     rethrow_emulated();
-    require_ok(status);
+    return status;
+  }
+  void run(const Emulator& how) {
+    require_ok(status(how));
     CHECK(problem.guards_intact());
   }
+  void run(const simt::Options& how) { run(Emulator(how)); }
   void check() {
     const Attend host = problem.attend();
     check_comparison(testing::check_forward(testing::answer_forward(problem.forest, problem.options.kind, host), host));

@@ -35,96 +35,18 @@ class ItemQueue {
   std::int32_t next_ = ptx::block();  // lane 0's
 };
 
-/// Copies rows to a tile from its row `first_row` on, by a warp: row r begins where `row` of lane r says. Those from
-/// `count` on become zero: what a probability of zero is multiplied by must be finite. Addresses are told from lane to
-/// lane for several rounds at a time, since each takes its time.
-template <int Rows, int Width>
-PREFIXSHARE_DEVICE void copy_rows_async(Tile<Width> to, int first_row, const unsigned char* row, std::int32_t count) {
-  constexpr int kRounds = kChunkRounds<Width, Rows>, kAtOnce = kRounds % 8 == 0 ? 8 : kRounds % 6 == 0 ? 6 : 4;
-  static_assert(kRounds % kAtOnce == 0);
-  const int lane = ptx::opaque(ptx::lane());  // what follows from it is not kept
-  PREFIXSHARE_UNROLL
-  for (int begin = 0; begin < kRounds; begin += kAtOnce) {
-    const unsigned char* from[kAtOnce];
-    int at[kAtOnce], bytes[kAtOnce];
-    PREFIXSHARE_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      round_chunk<Width, Rows>(begin + i, lane, first_row, row, 0,
-                               [&](int r, int offset, const unsigned char* address) {
-                                 from[i] = address, at[i] = offset, bytes[i] = r < count ? 16 : 0;
-                               });
-    }
-    PREFIXSHARE_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) ptx::copy_async(to.data + at[i], from[i], bytes[i]);
-  }
-}
-/// The same of 32 rows for each of a lane's.
+/// Rounds of copies whose addresses a warp that feeds has at once: its registers are free.
+inline constexpr int kRoundsAtOnce = 8;
+
+/// Copies rows to a tile, by a warp: 32 i + l is the row that begins where rows[i] of lane l says. Those from `count`
+/// on become zero: what a probability of zero is multiplied by must be finite.
 template <int Width, int LaneRows>
-PREFIXSHARE_DEVICE void copy_rows_async(Tile<Width> to, const unsigned char* const (&rows)[LaneRows],
-                                        std::int32_t count) {
+PREFIXSHARE_DEVICE void copy_lane_rows(Tile<Width> to, const unsigned char* const (&rows)[LaneRows],
+                                       std::int32_t count) {
   PREFIXSHARE_UNROLL
-  for (int i = 0; i < LaneRows; ++i) copy_rows_async<32>(to, 32 * i, rows[i], count - 32 * i);
+  for (int i = 0; i < LaneRows; ++i)
+    copy_rows<32, kRoundsAtOnce>(to, ptx::opaque(ptx::lane()), 32 * i, rows[i], 0, count - 32 * i);
 }
-
-/// The walk of KeyWalk over an item's runs, for one warp that has registers: it keeps the present run, and where lists
-/// begin, since what it waits for the whole block waits for.
-template <int Keys>
-class RunWalk {
- public:
-  PREFIXSHARE_DEVICE explicit RunWalk(const AttendParams& p)
-      : p_(p), runs_(runs_of(p)), pages_(p.plan.list<std::int32_t>(p.plan.header().pages_at)) {}
-
-  PREFIXSHARE_DEVICE void start(const ImageItem& item) {
-    next_ = item.first_run;
-    end_ = item.first_run + item.run_count;
-    open();
-  }
-  PREFIXSHARE_DEVICE bool done() const { return keys_ == 0; }
-  /// Row instances that the next key meets, and the chunk of batch_invariant mode in which it lies.
-  PREFIXSHARE_DEVICE std::int32_t instances() const { return run_.first_instance; }
-  PREFIXSHARE_DEVICE std::int32_t chunk() const { return static_cast<std::int32_t>(position() / kInvariantChunk); }
-
-  /// Calls f(run, first key, first column, keys) for the pieces of the next tile; returns its columns.
-  template <class F>
-  PREFIXSHARE_DEVICE std::int32_t next(F&& f) {
-    const std::int32_t met = instances();
-    const std::int32_t room = p_.invariant != 0 ? Keys - static_cast<std::int32_t>(position() % Keys) : Keys;
-    std::int32_t columns = 0;
-    do {
-      const std::int32_t left = keys_ - key_, take = left < room - columns ? left : room - columns;
-      f(run_, key_, columns, take);
-      columns += take;
-      key_ += take;
-      if (key_ == keys_) open();
-    } while (columns < room && !done() && key_ == 0 && instances() == met);
-    return columns;
-  }
-  /// Where a key of the present run lies.
-  PREFIXSHARE_DEVICE KeyPlace place(std::int32_t key) const {
-    const std::int32_t at = run_.token + key, page = pages_of_.page(at);
-    return {pages_[run_.first_page + page], at - page * pages_of_.size};
-  }
-
- private:
-  /// General to the next run that has keys in this call; none: done.
-  PREFIXSHARE_DEVICE void open() {
-    key_ = keys_ = 0;
-    while (keys_ == 0 && next_ < end_) {
-      run_ = runs_[next_++];
-      keys_ = keys_of(p_, run_);
-    }
-    pages_of_ = p_.pools[run_.pool].pages;
-  }
-  PREFIXSHARE_DEVICE std::int64_t position() const { return std::int64_t{run_.position} + key_; }
-
-  const AttendParams& p_;
-  const ImageRun* runs_;
-  const std::int32_t* pages_;
-  ImageRun run_ = {};
-  PageSize pages_of_ = {};
-  std::int32_t next_ = 0, end_ = 0;  // runs after the present one
-  std::int32_t key_ = 0, keys_ = 0;  // next key of the present run, which has so many in this call
-};
 
 template <int D, int Dv, bool General>
 class AttendFeed {
@@ -140,7 +62,7 @@ class AttendFeed {
         items_(items_of(p)),
         all_instances_(instances_of(p)),
         queue_(p),
-        walk_(p),
+        walk_{KeptRun(p), 0, 0},
         lane_(ptx::lane()),
         has_columns_(General && has_key_columns(p)) {}
 
@@ -180,7 +102,7 @@ class AttendFeed {
     found_.masked = false;
     found_.kv_head = item_.kv_head;
     if (in_chunk()) {
-      if (opens_ || walk_.instances() != instances_) meet(walk_.instances());
+      if (opens_ || walk_.instances(p_) != instances_) meet(walk_.instances(p_));
       look_up();
     } else if (opens_) {
       meet(item_.instance);
@@ -189,17 +111,17 @@ class AttendFeed {
   }
   /// Whether the next key lies in the present chunk.
   PREFIXSHARE_DEVICE bool in_chunk() const {
-    return !walk_.done() && (p_.invariant == 0 || walk_.chunk() - first_chunk_ == chunk_);
+    return !walk_.done() && (p_.invariant == 0 || walk_.chunk(p_) - first_chunk_ == chunk_);
   }
   PREFIXSHARE_DEVICE void open() {
     opens_ = true;
     item_ = items_[index_];
-    walk_.start(item_);
+    walk_.start(p_, item_);
     chunk_ = 0;
     chunks_ = chunk_count(p_, item_);
     first_chunk_ = p_.invariant != 0 ? first_chunk(p_, item_) : 0;
   }
-  /// General to a frame: this lane's packed rows in it.
+  /// Turns to a frame: this lane's packed rows in it.
   PREFIXSHARE_DEVICE void meet(std::int32_t instances) {
     brings_queries_ = true;
     instances_ = instances;
@@ -222,12 +144,12 @@ class AttendFeed {
     for (int i = 0; i < kLaneKeys; ++i) found_.place[i] = {0, 0}, found_.pool[i] = 0;
     PREFIXSHARE_UNROLL
     for (int i = 0; i < kLaneRows; ++i) found_.visible[i] = tile_row_[i] < 0 ? Ring::kAllKeys : 0;
-    found_.columns = walk_.next([&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
+    found_.columns = walk_.next(p_, [&](const ImageRun& run, std::int32_t key, std::int32_t begin, std::int32_t count) {
       PREFIXSHARE_UNROLL
       for (int i = 0; i < kLaneKeys; ++i) {
         const std::int32_t column = lane_ + 32 * i;
         if (column < begin || column >= begin + count) continue;
-        found_.place[i] = walk_.place(key + column - begin);
+        found_.place[i] = walk_.place(p_, key + column - begin);
         found_.pool[i] = run.pool;
       }
       PREFIXSHARE_UNROLL
@@ -255,13 +177,13 @@ class AttendFeed {
       values[i] = static_cast<const unsigned char*>(pool.v) + 2 * offset_of(pool.v_stride, tile.place[i], tile.kv_head);
     }
     find();
-    const RingPlace<Ring::kSlots> keys_at = at_;
+    const RingPlace keys_at = at_;
     claim();
     note(tile, &ring_.notes(at_.slot)->keys);
-    at_.advance();
+    at_.advance(ring_.slots);
     if (tile.columns > 0) {
       order(tile.columns, values);
-      copy_rows_async(Tile<D>{ring_.data(keys_at.slot)}, keys, tile.columns);
+      copy_lane_rows(Tile<D>{ring_.data(keys_at.slot)}, keys, tile.columns);
     }
     ring_.fill(keys_at.slot, SlotKind::keys);
   }
@@ -277,8 +199,8 @@ class AttendFeed {
     }
     ptx::sync_warp();
     if (lane_ == 0) ptx::barrier_arrive(ring_.ordered(order_at_.slot));
-    order_at_.advance();
-    at_.advance();
+    order_at_.advance(ring_.slots);
+    at_.advance(ring_.slots);
   }
   PREFIXSHARE_DEVICE void note(const Found& tile, KeyNotes<kKeys, General>* n) const {
     if (lane_ == 0) {
@@ -307,7 +229,7 @@ class AttendFeed {
     claim();
     note(&ring_.notes(at_.slot)->queries);
     if (item_.wide == 0) {
-      copy_rows_async<kNarrowRows>(Tile<D>{ring_.data(at_.slot)}, 0, rows[0], item_.packed_count);
+      copy_rows<kNarrowRows, kRoundsAtOnce>(Tile<D>{ring_.data(at_.slot)}, lane_, 0, rows[0], 0, item_.packed_count);
       return fill(SlotKind::queries);
     }
     PREFIXSHARE_UNROLL
@@ -317,8 +239,8 @@ class AttendFeed {
         claim();
         note(&ring_.notes(at_.slot)->queries);
       }
-      copy_rows_async<32>(Tile<D>{ring_.data(at_.slot)}, 32 * i % Ring::kQueryRows, rows[i],
-                          item_.packed_count - 32 * i);
+      copy_rows<32, kRoundsAtOnce>(Tile<D>{ring_.data(at_.slot)}, lane_, 32 * i % Ring::kQueryRows, rows[i], 0,
+                                   item_.packed_count - 32 * i);
     }
     fill(SlotKind::queries);
   }
@@ -334,7 +256,7 @@ class AttendFeed {
   PREFIXSHARE_DEVICE void claim() const { ring_.claim(at_.slot, at_.parity); }
   PREFIXSHARE_DEVICE void fill(SlotKind kind) {
     ring_.fill(at_.slot, kind);
-    at_.advance();
+    at_.advance(ring_.slots);
   }
 
   const AttendParams& p_;
@@ -342,8 +264,8 @@ class AttendFeed {
   const ImageItem* items_;
   const ImageInstance* all_instances_;
   ItemQueue queue_;
-  RunWalk<kKeys> walk_;
-  RingPlace<Ring::kSlots> at_, order_at_;
+  KeyWalk<kKeys, KeptRun> walk_;
+  RingPlace at_, order_at_;
   int lane_;
   bool has_columns_;
 
@@ -370,7 +292,7 @@ class ValueFeed {
   explicit PREFIXSHARE_DEVICE ValueFeed(Ring ring) : ring_(ring) {}
 
   PREFIXSHARE_DEVICE void run() const {
-    for (RingPlace<Ring::kSlots> at;; at.advance()) {
+    for (RingPlace at;; at.advance(ring_.slots)) {
       ptx::barrier_wait(ring_.ordered(at.slot), at.parity);
       const typename Ring::Order& order = *ring_.order(at.slot);
       if (order.columns < 0) return;
@@ -379,7 +301,7 @@ class ValueFeed {
       for (int i = 0; i < kLaneKeys; ++i) rows[i] = order.row[ptx::lane() + 32 * i];
       const int slot = order.slot, columns = order.columns;
       ring_.claim(slot, order.parity);
-      copy_rows_async(Tile<Dv>{ring_.data(slot)}, rows, columns);
+      copy_lane_rows(Tile<Dv>{ring_.data(slot)}, rows, columns);
       ring_.fill(slot, SlotKind::values);
     }
   }

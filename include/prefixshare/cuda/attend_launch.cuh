@@ -25,18 +25,31 @@ inline bool is_general(const AttendParams& p) noexcept {
   return general;
 }
 
-/// Starts the kernel of one instance, with as many blocks as run at once: `blocks` where an SM holds two.
+/// Starts the kernel of one instance, with as many slots as a block has room for, and as many blocks as run at once:
+/// `blocks` where an SM holds two that have all slots.
+template <class T, int D, int Dv, bool General, class Launch>
+Status launch_instance(AttendParams& p, std::int32_t blocks, Launch&& launch) {
+  using Memory = BlockMemory<D, Dv, General>;
+  using Ring = typename Memory::Ring;
+  constexpr std::int64_t kReserved = 1024;  // of each block, by the runtime
+  std::int64_t of_block = 0, of_processor = 0;
+  if (Status s = launch.shared_memory(&of_block, &of_processor)) return s;
+  p.ring_slots = Memory::slots(of_block);
+  if (p.ring_slots < Ring::kFewestSlots) {
+    return detail::failure({"tree_attention", "implementation"}, "shared memory of a block", of_block,
+                           ">=", Memory::bytes(Ring::kFewestSlots), StatusUnit::bytes, StatusCode::unsupported);
+  }
+  const bool two = D <= 128 && 2 * (Memory::bytes(Ring::kMostSlots) + kReserved) <= of_processor;
+  return launch(tree_attention_mma<T, D, Dv, General>, two ? blocks : (blocks + 1) / 2, kForwardThreads,
+                Memory::bytes(p.ring_slots), false, p);
+}
 template <class T, int D, int Dv, class Launch>
-Status launch_items(const AttendParams& p, std::int32_t blocks, Launch&& launch) {
-  const std::int32_t at_once = D > 128 ? (blocks + 1) / 2 : blocks;
-  const auto start = [&](auto general) {
-    return launch(tree_attention_mma<T, D, Dv, general>, at_once, kForwardThreads, BlockMemory<D, Dv, general>::kBytes,
-                  false, p);
-  };
-  return is_general(p) ? start(std::true_type{}) : start(std::false_type{});
+Status launch_items(AttendParams& p, std::int32_t blocks, Launch&& launch) {
+  return is_general(p) ? launch_instance<T, D, Dv, true>(p, blocks, launch)
+                       : launch_instance<T, D, Dv, false>(p, blocks, launch);
 }
 template <class T, class Launch>
-Status launch_dims(const AttendParams& p, std::int32_t blocks, Launch&& launch) {
+Status launch_dims(AttendParams& p, std::int32_t blocks, Launch&& launch) {
   switch (p.D) {
     case 64: return launch_items<T, 64, 64>(p, blocks, launch);
     case 96: return launch_items<T, 96, 96>(p, blocks, launch);
@@ -61,6 +74,7 @@ Status launch_deferred(const AttendCall& call, const AttendParams& p, bool captu
 
 /// Run a validated call of a kind that the implementation accepts. launch(kernel, blocks, threads, shared bytes,
 /// chained, parameters) starts a kernel; a chained one may start before those before it have ended.
+/// launch.shared_memory tells how many bytes of it a block can have, and how many all blocks on an SM have together.
 template <class Launch>
 Status launch_tree_attention_mma(const AttendCall& call, bool capturing, Launch&& launch) {
   AttendParams p;

@@ -42,6 +42,7 @@ struct PageSize {
     factor = static_cast<std::uint32_t>(((std::uint64_t{1} << (31 + shift)) + static_cast<std::uint32_t>(size) - 1) /
                                         static_cast<std::uint32_t>(size));
   }
+  /// Page of a token.
   PREFIXSHARE_HD std::int32_t page(std::int32_t token) const {
     return static_cast<std::int32_t>(std::uint64_t{static_cast<std::uint32_t>(token)} * factor >> (31 + shift));
   }
@@ -57,8 +58,7 @@ struct PoolParams {
   std::int64_t bias_stride[3];
   ScaleParams k_scale;
   ScaleParams v_scale;
-  std::int32_t page_size;
-  PageSize pages;
+  PageSize page_size;
 };
 
 /// Dtypes are those of the instantiation, except that the plain body takes any mix of f32, f16 and bf16.
@@ -84,6 +84,7 @@ struct AttendParams {
   std::int32_t invariant;  ///< Mode::batch_invariant
   std::int32_t window;     ///< -1: none
   std::int32_t q_rotated;
+  std::int32_t ring_slots;  ///< of the instance for matrix units
   DType q_dtype, kv_dtype, o_dtype;
   PoolParams pools[kMaxPools];
   RopeParams rope;

@@ -18,11 +18,6 @@ inline constexpr int kMultipliers = kAttendThreads / 32;
 inline constexpr int kKeyFeeder = kMultipliers, kValueFeeder = kMultipliers + 1;
 inline constexpr int kForwardThreads = 32 * (kMultipliers + 2);
 
-/// Among the warps that multiply.
-PREFIXSHARE_DEVICE void sync_multipliers([[maybe_unused]] ptx::Here here = ptx::Here::current()) {
-  ptx::sync_named(1, kAttendThreads, here);
-}
-
 enum class SlotKind : std::int32_t { queries, keys, values, end };
 /// What ends with a tile of keys.
 enum class Closes : std::int32_t { nothing, chunk, item };
@@ -59,7 +54,8 @@ struct ValueOrder {
   const unsigned char* row[Keys];  ///< where the value of each column begins
 };
 
-/// The ring's place in a block's memory. General: queries may turn, and a second part of each stays in shared memory.
+/// The ring's place in a block's memory: notes, barriers and orders, then the slots' data, of which there are as many
+/// as the device has room for. General: queries may turn, and a second part of each stays in shared memory.
 template <int D, int Dv, bool General>
 struct AttendRing {
   /// 64 keys a tile; 32 where a head has so many dims that a row's sums fill the registers.
@@ -72,19 +68,20 @@ struct AttendRing {
   /// Queries that a slot has room for, and slots that those of a WIDE item take.
   static constexpr int kQueryRows = kKeys;
   static constexpr int kQuerySlots = kWideRows / kQueryRows;
-  /// Two blocks fill an SM of sm_90 (227 KB) up to 128 dims.
-  static constexpr int kSlots = D <= 64 ? 8 : D <= 96 ? 6 : D <= 128 ? (General ? 4 : 5) : 4;
-  static constexpr int kNotesAt = kSlots * kSlotBytes;
-  static constexpr int kFullAt = kNotesAt + kSlots * static_cast<int>(sizeof(Notes));
-  static constexpr int kEmptyAt = kFullAt + 8 * kSlots;
-  static constexpr int kOrderedAt = kEmptyAt + 8 * kSlots;
-  static constexpr int kOrdersAt = (kOrderedAt + 8 * kSlots + 15) / 16 * 16;
-  static constexpr int kBytes = (kOrdersAt + kSlots * static_cast<int>(sizeof(Order)) + 127) / 128 * 128;
+  /// Two blocks fill an SM of sm_90 (227 KB) up to 128 dims. Keys and values are in two at once at least.
+  static constexpr int kMostSlots = D <= 64 ? 8 : D <= 96 ? 6 : D <= 128 ? (General ? 4 : 5) : 4;
+  static constexpr int kFewestSlots = 2;
+  static constexpr int kFullAt = kMostSlots * static_cast<int>(sizeof(Notes));
+  static constexpr int kEmptyAt = kFullAt + 8 * kMostSlots;
+  static constexpr int kOrderedAt = kEmptyAt + 8 * kMostSlots;
+  static constexpr int kOrdersAt = (kOrderedAt + 8 * kMostSlots + 15) / 16 * 16;
+  static constexpr int kDataAt = (kOrdersAt + kMostSlots * static_cast<int>(sizeof(Order)) + 127) / 128 * 128;
 
   unsigned char* memory;
+  int slots;
 
-  PREFIXSHARE_DEVICE unsigned char* data(int slot) const { return memory + slot * kSlotBytes; }
-  PREFIXSHARE_DEVICE Notes* notes(int slot) const { return reinterpret_cast<Notes*>(memory + kNotesAt) + slot; }
+  PREFIXSHARE_DEVICE unsigned char* data(int slot) const { return memory + kDataAt + slot * kSlotBytes; }
+  PREFIXSHARE_DEVICE Notes* notes(int slot) const { return reinterpret_cast<Notes*>(memory) + slot; }
   PREFIXSHARE_DEVICE ptx::Barrier* full(int slot) const {
     return reinterpret_cast<ptx::Barrier*>(memory + kFullAt) + slot;
   }
@@ -108,7 +105,7 @@ struct AttendRing {
   }
   /// By all threads of the block.
   PREFIXSHARE_DEVICE void init() const {
-    for (int slot = ptx::thread(); slot < kSlots; slot += ptx::threads()) {
+    for (int slot = ptx::thread(); slot < slots; slot += ptx::threads()) {
       ptx::barrier_init(full(slot), 32 + 1);  // every lane's copies, and what the lanes wrote
       ptx::barrier_init(empty(slot), kMultipliers);
       ptx::barrier_init(ordered(slot), 1);
@@ -118,17 +115,45 @@ struct AttendRing {
 };
 
 /// A slot of the endless sequence of slots, and the parity of the barriers' phase in which it is filled.
-template <int Slots>
 struct RingPlace {
   int slot = 0;
   int parity = 0;
 
-  PREFIXSHARE_DEVICE void advance() {
-    if (++slot == Slots) {
+  PREFIXSHARE_DEVICE void advance(int slots) {
+    if (++slot == slots) {
       slot = 0;
       parity ^= 1;
     }
   }
+};
+
+/// The end of the ring that a warp which multiplies has.
+template <int D, int Dv, bool General>
+class RingReader {
+  using Ring = AttendRing<D, Dv, General>;
+
+ public:
+  using Notes = typename Ring::Notes;
+
+  explicit PREFIXSHARE_DEVICE RingReader(Ring ring) : ring_(ring) {}
+
+  /// Waits for the next slot, which is this warp's until it lets go of it.
+  PREFIXSHARE_DEVICE int take() {
+    const int slot = at_.slot;
+    ptx::barrier_wait(ring_.full(slot), at_.parity);
+    at_.advance(ring_.slots);
+    return slot;
+  }
+  PREFIXSHARE_DEVICE void let_go(int slot) const {
+    ptx::sync_warp();  // all lanes have read
+    if (ptx::lane() == 0) ptx::barrier_arrive(ring_.empty(slot));
+  }
+  PREFIXSHARE_DEVICE const Notes& notes(int slot) const { return *ring_.notes(slot); }
+  PREFIXSHARE_DEVICE unsigned char* data(int slot) const { return ring_.data(slot); }
+
+ private:
+  Ring ring_;
+  RingPlace at_;
 };
 
 }  // namespace cuda

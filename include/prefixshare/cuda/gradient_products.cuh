@@ -16,18 +16,6 @@ namespace cuda {
 
 inline constexpr float kNoRow = -kEmptyLse;  ///< lse of a packed row that is not there: its probabilities are 0
 
-/// Starts the copies of rows [first_row, first_row + 16) of a tile by a warp; those after the first `left` become zero.
-/// Where row r of them starts is what lane r says.
-template <int Width>
-PREFIXSHARE_DEVICE void copy_rows(Tile<Width> to, int lane, int first_row, const unsigned char* row_start, int left) {
-  PREFIXSHARE_UNROLL
-  for (int i = 0; i < 16 * Tile<Width>::kChunks / 32; ++i) {
-    const int at = 32 * i + lane, row = at / Tile<Width>::kChunks, chunk = at % Tile<Width>::kChunks;
-    const unsigned char* from = ptx::shuffle(row_start, row) + 16 * chunk;
-    ptx::copy_async(to.chunk(first_row + row, chunk), from, row < left ? 16 : 0);
-  }
-}
-
 /// Columns of a product that a warp has in registers at a time, beside its sums of D dims.
 template <int D>
 inline constexpr int kGradientPart = D > 128 ? 16 : 32;

@@ -83,7 +83,7 @@ class KeyGradient {
   template <int Width>
   PREFIXSHARE_DEVICE void copy(Tile<Width> to, const void* base, std::int64_t offset) const {
     const unsigned char* row = static_cast<const unsigned char*>(base) + 2 * offset;
-    copy_rows(to, ptx::lane(), first_key(), row, work_.length - first_key());
+    copy_rows<16>(to, ptx::lane(), first_key(), row, 0, work_.length - first_key());
   }
 
   /// Adds a tile of rows. Returns whether that was no use: see has_not_finite.

@@ -39,12 +39,9 @@ struct alignas(16) StreamNotes {
   // The item that the walk is in, and the tile that was found in it.
   KeyWalk<Keys> walk;
   std::int32_t item, end;  // items of the block end there
-  std::int32_t kv_head, first_chunk;
-  std::int32_t instances, chunk, columns;
+  std::int32_t kv_head, instances, columns;
   // The tile on its way, or kNoItem.
-  std::int32_t coming_item, coming_instances, coming_chunk;
-  std::int32_t coming_stage;
-  std::int32_t unused;
+  std::int32_t coming_item, coming_instances, coming_stage;
 
   static constexpr std::int32_t kNoItem = -1;
 };
@@ -60,7 +57,7 @@ class KeyTiles {
   /// Starts the first tile of items [first, end), in memory of kBytes.
   PREFIXSHARE_DEVICE KeyTiles(const AttendParams& p, unsigned char* memory, std::int32_t first, std::int32_t end,
                               const Items& items)
-      : p_(p), memory_(memory), items_(items), scales_values_(has_value_scales(p)), has_columns_(has_key_columns(p)) {
+      : p_(p), memory_(memory), items_(items), has_columns_(has_key_columns(p)) {
     Notes n{};
     n.item = first - 1;
     n.end = end;
@@ -72,19 +69,14 @@ class KeyTiles {
     note(n);
   }
 
-  /// Whether the tile on its way belongs to this item, and to this one of its chunks.
-  PREFIXSHARE_DEVICE bool goes_on(std::int32_t item, std::int32_t chunk) const {
-    return notes()->coming_item == item && notes()->coming_chunk == chunk;
-  }
-  /// The item that it belongs to; -1: none comes.
+  /// The item that the tile on its way belongs to; -1: none comes.
   PREFIXSHARE_DEVICE std::int32_t item() const { return notes()->coming_item; }
   /// Row instances that it meets.
   PREFIXSHARE_DEVICE std::int32_t instances() const { return notes()->coming_instances; }
   PREFIXSHARE_DEVICE bool has_columns() const { return has_columns_; }
-  PREFIXSHARE_DEVICE bool scales_values() const { return scales_values_; }
 
   /// The tile on its way, once it is there for all threads; the next one starts. All that they did with the tile
-  /// before, or with `free`, is done.
+  /// before is done.
   PREFIXSHARE_DEVICE Stage take() {
     ptx::copy_async_wait<0>();
     ptx::sync_block();
@@ -95,8 +87,6 @@ class KeyTiles {
     note(n);
     return taken;
   }
-  /// The stage that no copy is on its way to: after a sync_block the threads may use it until they `take`.
-  PREFIXSHARE_DEVICE Stage free() const { return stage(notes()->coming_stage ^ 1); }
 
  private:
   // A warp copies a quarter of the keys and values. Lane i looks up where key i of them lies, and the lanes after those
@@ -124,7 +114,6 @@ class KeyTiles {
       open(items_(p_, n->item), n);
     }
     if (n->walk.instances(p_) != n->instances) meet(n->walk.instances(p_), n);
-    n->chunk = p_.invariant != 0 ? n->walk.chunk(p_) - n->first_chunk : 0;
     const int column = lane_column(ptx::opaque(ptx::thread()));
     place_ = {0, 0};
     pool_ = 0;
@@ -141,7 +130,6 @@ class KeyTiles {
   PREFIXSHARE_DEVICE void open(const ImageItem& item, Notes* n) {
     n->walk.start(p_, item);
     n->kv_head = item.kv_head;
-    n->first_chunk = first_chunk(p_, item);
     n->instances = -1;
     const int m = ptx::opaque(ptx::thread());
     row_ = m < item.packed_count ? (item.first_packed + m) / p_.group : -1;
@@ -157,7 +145,6 @@ class KeyTiles {
     if (n->item >= n->end) return;
     n->coming_stage ^= 1;
     n->coming_instances = n->instances;
-    n->coming_chunk = n->chunk;
     const Stage to = stage(n->coming_stage);
     const int thread = ptx::opaque(ptx::thread());
     if (thread < kWideRows) to.visible()[thread] = visible_;
@@ -165,20 +152,10 @@ class KeyTiles {
     if (has_columns_ && thread % 32 < kWarpKeys) to.columns()[lane_column(thread)] = describe(thread, *n);
     const unsigned char* row = address(lane_has_value(thread), n->kv_head);
     const int left = n->columns - warp_column(thread);
-    copy(to.keys(), thread, row, 0, left);
-    copy(to.values(), thread, row, kWarpKeys, left);
+    // What has no key becomes zero: what a probability of zero is multiplied by must be finite.
+    copy_rows<kWarpKeys>(to.keys(), thread % 32, warp_column(thread), row, 0, left);
+    copy_rows<kWarpKeys>(to.values(), thread % 32, warp_column(thread), row, kWarpKeys, left);
     ptx::copy_async_commit();
-  }
-  /// Copies this warp's rows of a tile, of which `left` have a key. The others become zero: what a probability of zero
-  /// is multiplied by must be finite.
-  template <int Width>
-  PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const unsigned char* row, int first_lane, int left) const {
-    PREFIXSHARE_UNROLL
-    for (int i = 0; i < kChunkRounds<Width, kWarpKeys>; ++i) {
-      round_chunk<Width, kWarpKeys>(
-          i, thread % 32, warp_column(thread), row, first_lane,
-          [&](int r, int at, const unsigned char* from) { ptx::copy_async(to.data + at, from, r < left ? 16 : 0); });
-    }
   }
   /// Where the key, or the value, that this lane looked up begins.
   PREFIXSHARE_DEVICE const unsigned char* address(bool value, std::int32_t kv_head) const {
@@ -195,7 +172,7 @@ class KeyTiles {
   const AttendParams& p_;
   unsigned char* memory_;
   Items items_;
-  bool scales_values_, has_columns_;
+  bool has_columns_;
 
   // Of the tile that was found: this thread's row, and the place of its key or value.
   std::int32_t row_ = -1;  // number in the tile of rows; -1: none

@@ -48,21 +48,25 @@ struct KeyPlace {
   std::int32_t page, slot;
 };
 template <class Run>
+PREFIXSHARE_DEVICE KeyPlace place_of(const std::int32_t* pages, PageSize size, const Run& run, std::int32_t key) {
+  const std::int32_t at = run.token + key, page = size.page(at);
+  return {pages[run.first_page + page], at - page * size.size};
+}
+template <class Run>
 PREFIXSHARE_DEVICE KeyPlace place_of(const AttendParams& p, const Run& run, std::int32_t key) {
-  const std::int32_t at = run.token + key, size = p.pools[run.pool].page_size, page = at / size;
-  return {p.plan.list<std::int32_t>(p.plan.header().pages_at)[run.first_page + page], at - page * size};
+  return place_of(p.plan.list<std::int32_t>(p.plan.header().pages_at), p.pools[run.pool].page_size, run, key);
 }
 /// Elements from the start of a pool to one head of a token.
 PREFIXSHARE_DEVICE std::int64_t offset_of(const std::int64_t (&stride)[3], KeyPlace at, std::int32_t head) {
   return at.page * stride[0] + at.slot * stride[1] + head * stride[2];
 }
 /// KV scale of a token and head.
-PREFIXSHARE_DEVICE float scale_at(const ScaleParams& s, KeyPlace at, std::int32_t page_size, std::int32_t head,
+PREFIXSHARE_DEVICE float scale_at(const ScaleParams& s, KeyPlace at, PageSize pages, std::int32_t head,
                                   std::int32_t heads) {
   switch (static_cast<ScaleGranularity>(s.granularity)) {
     case ScaleGranularity::tensor: return s.data[0];
     case ScaleGranularity::head: return s.data[head];
-    case ScaleGranularity::token: return s.data[(std::int64_t{at.page} * page_size + at.slot) * heads + head];
+    case ScaleGranularity::token: return s.data[(std::int64_t{at.page} * pages.size + at.slot) * heads + head];
     case ScaleGranularity::page: return s.data[std::int64_t{at.page} * heads + head];
     case ScaleGranularity::none: break;
   }
@@ -94,26 +98,68 @@ PREFIXSHARE_DEVICE std::uint64_t visible_keys(const AttendParams& p, const Image
   return (words[0] >> shift | rest) & all;
 }
 
+/// The runs of an item that a walk has before it, by number: little to keep.
+struct ListedRuns {
+  std::int32_t at, end;
+
+  PREFIXSHARE_DEVICE void begin(const AttendParams&, const ImageItem& item) {
+    at = item.first_run;
+    end = item.first_run + item.run_count;
+  }
+  PREFIXSHARE_DEVICE bool done() const { return at == end; }
+  PREFIXSHARE_DEVICE const ImageRun& run(const AttendParams& p) const { return runs_of(p)[at]; }
+  PREFIXSHARE_DEVICE void advance(const AttendParams&) { ++at; }
+};
+
+/// The same for a warp that has registers, and for which others wait: it keeps the present run, and where lists begin.
+class KeptRun {
+ public:
+  PREFIXSHARE_DEVICE explicit KeptRun(const AttendParams& p)
+      : runs_(runs_of(p)), pages_(p.plan.list<std::int32_t>(p.plan.header().pages_at)) {}
+
+  PREFIXSHARE_DEVICE void begin(const AttendParams&, const ImageItem& item) {
+    at_ = item.first_run;
+    end_ = item.first_run + item.run_count;
+    load();
+  }
+  PREFIXSHARE_DEVICE bool done() const { return at_ == end_; }
+  PREFIXSHARE_DEVICE const ImageRun& run(const AttendParams&) const { return run_; }
+  PREFIXSHARE_DEVICE void advance(const AttendParams&) {
+    ++at_;
+    load();
+  }
+  /// Where a key of the present run lies.
+  PREFIXSHARE_DEVICE KeyPlace place(const AttendParams& p, std::int32_t key) const {
+    return place_of(pages_, p.pools[run_.pool].page_size, run_, key);
+  }
+
+ private:
+  PREFIXSHARE_DEVICE void load() {
+    if (!done()) run_ = runs_[at_];
+  }
+
+  const ImageRun* runs_;
+  const std::int32_t* pages_;
+  ImageRun run_ = {};
+  std::int32_t at_ = 0, end_ = 0;
+};
+
 /// Where a walk over the keys of an item's runs is. It goes in tiles: a tile holds up to Keys keys of runs that follow
 /// each other and meet the same row instances; in batch_invariant mode it also ends at multiples of Keys in mask
 /// position.
-template <int Keys>
-struct KeyWalk {
+template <int Keys, class Runs = ListedRuns>
+struct KeyWalk : Runs {
   static_assert(Keys <= 64 && kInvariantChunk % Keys == 0, "a tile's columns are bits of a word, and lie in one chunk");
 
-  std::int32_t run, end;
   std::int32_t key;   // next key of the run,
   std::int32_t keys;  // which has so many in this call
 
   PREFIXSHARE_DEVICE void start(const AttendParams& p, const ImageItem& item) {
-    run = item.first_run;
-    end = item.first_run + item.run_count;
-    key = 0;
-    skip_empty(p);
+    Runs::begin(p, item);
+    find_keys(p);
   }
-  PREFIXSHARE_DEVICE bool done() const { return run == end; }
   /// Row instances that the next key meets.
-  PREFIXSHARE_DEVICE std::int32_t instances(const AttendParams& p) const { return runs_of(p)[run].first_instance; }
+  PREFIXSHARE_DEVICE std::int32_t instances(const AttendParams& p) const { return this->run(p).first_instance; }
   /// Chunk of batch_invariant mode in which the next key lies.
   PREFIXSHARE_DEVICE std::int32_t chunk(const AttendParams& p) const {
     return static_cast<std::int32_t>(position(p) / kInvariantChunk);
@@ -122,30 +168,30 @@ struct KeyWalk {
   /// Calls f(run, first key, first column, keys) for the pieces of the next tile; returns its columns.
   template <class F>
   PREFIXSHARE_DEVICE std::int32_t next(const AttendParams& p, F&& f) {
-    const ImageRun* runs = runs_of(p);
     const std::int32_t met = instances(p);
     const std::int32_t room = p.invariant != 0 ? Keys - static_cast<std::int32_t>(position(p) % Keys) : Keys;
     std::int32_t columns = 0;
     do {
       const std::int32_t left = keys - key, take = left < room - columns ? left : room - columns;
-      f(runs[run], key, columns, take);
+      f(this->run(p), key, columns, take);
       columns += take;
       key += take;
       if (key < keys) break;
-      ++run;
-      key = 0;
-      skip_empty(p);
-    } while (run < end && columns < room && runs[run].first_instance == met);
+      this->advance(p);
+      find_keys(p);
+    } while (!this->done() && columns < room && instances(p) == met);
     return columns;
   }
 
  private:
   PREFIXSHARE_DEVICE std::int64_t position(const AttendParams& p) const {
-    return std::int64_t{runs_of(p)[run].position} + key;
+    return std::int64_t{this->run(p).position} + key;
   }
-  PREFIXSHARE_DEVICE void skip_empty(const AttendParams& p) {
-    for (; run < end; ++run) {
-      keys = keys_of(p, runs_of(p)[run]);
+  /// Passes over runs that have no keys in this call.
+  PREFIXSHARE_DEVICE void find_keys(const AttendParams& p) {
+    key = 0;
+    for (; !this->done(); this->advance(p)) {
+      keys = keys_of(p, this->run(p));
       if (keys > 0) return;
     }
   }

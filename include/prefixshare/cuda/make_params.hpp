@@ -65,8 +65,7 @@ inline PoolParams pool_params(const KvPool& pool, std::int32_t page_size) noexce
   std::copy_n(pool.bias.stride, 3, p.bias_stride);
   p.k_scale = scale_params(pool.k_scale);
   p.v_scale = scale_params(pool.v_scale);
-  p.page_size = page_size;
-  p.pages = PageSize(page_size);
+  p.page_size = PageSize(page_size);
   return p;
 }
 

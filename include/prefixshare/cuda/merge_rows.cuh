@@ -224,6 +224,12 @@ PREFIXSHARE_DEVICE void merge_row(const AttendParams& p, const RowParts& parts, 
     }
   }
 }
+
+/// Among the threads of a block that attend; others may feed them.
+PREFIXSHARE_DEVICE void sync_attending([[maybe_unused]] ptx::Here here = ptx::Here::current()) {
+  ptx::sync_named(1, kAttendThreads, here);
+}
+
 /// Counts a finished item in for every reduce group of its rows. Where it came last the block merges the group, for the
 /// item's KV head. By the block's first kAttendThreads threads. `last` is shared memory for kWideRows numbers, which
 /// only this function writes.
@@ -233,13 +239,13 @@ PREFIXSHARE_DEVICE void arrive(const AttendParams& p, const ImageItem& item, std
   const std::int32_t* of_item = p.plan.list<std::int32_t>(p.plan.header().item_groups_at) + item.first_group;
   const int thread = ptx::opaque(ptx::thread());
   ptx::fence();
-  ptx::sync_named(1, kAttendThreads);
+  sync_attending();
   if (thread < item.group_count) {
     const std::int32_t index = of_item[thread], before_last = groups[index].arrivals - 1;
     std::int32_t* counter = p.group_counters + std::int64_t{index} * p.Hkv + item.kv_head;
     last[thread] = ptx::arrive(counter, before_last) == before_last;
   }
-  ptx::sync_named(1, kAttendThreads);
+  sync_attending();
   const std::int32_t heads = p.group;
   int turn = 0;  // rows and heads go round the warps
   for (int i = 0; i < item.group_count; ++i) {

@@ -128,7 +128,7 @@ class QueryGradient {
     const unsigned char* from =
         static_cast<const unsigned char*>(p_.dout) + 2 * (row.row * p_.dout_stride[0] + row.head * p_.dout_stride[1]);
     ptx::sync_warp();  // what these rows held has been read
-    copy_rows(outputs(), ptx::lane(), 0, from, work_.packed_count - first_row());
+    copy_rows<16>(outputs(), ptx::lane(), 0, from, 0, work_.packed_count - first_row());
     ptx::copy_async_commit();
     ptx::copy_async_wait<0>();
     ptx::sync_warp();
@@ -159,7 +159,7 @@ class QueryGradient {
     const QueryRows16<T, D> load(a_, rows, first_row(), tiles_.instances());
     ptx::sync_warp();  // what these rows held has been read
     load.copy(queries());
-    if (load.turn()) load.turn_into(queries(), QueryPart::nearest);
+    if (load.turn()) load.turn_into(queries());
   }
   /// Angle position of row lane % 16 in a frame.
   PREFIXSHARE_DEVICE double position(std::int32_t frame) const {

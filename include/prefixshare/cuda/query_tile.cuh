@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries of a warp's sixteen packed rows: gathered, turned into the frame of the keys that come, and split where 16
-// bits do not hold what came out.
+// Queries of a warp's sixteen packed rows: gathered, and turned into the frame of the keys that come.
 #pragma once
 
 #include <cmath>
@@ -39,9 +38,13 @@ PREFIXSHARE_DEVICE TurnPair turn_pair(const RopeParams& rope, int pair) {
   return {rope.offset + pair, rope.offset + pair + rope.pairs};
 }
 
-/// What of a turned query goes into a 16-bit operand: the nearest value, or the nearest to what that left. Products
-/// with both give what the query in f32 would.
-enum class QueryPart { nearest, rest };
+/// Both, turned.
+struct TurnedPair {
+  float first, second;
+};
+PREFIXSHARE_DEVICE TurnedPair turned(float x, float y, float sine, float cosine) {
+  return {fmaf(x, cosine, -(y * sine)), fmaf(y, cosine, x * sine)};
+}
 
 /// A warp's packed rows [first, first + 16) of an item in the frame of a list of instances.
 template <class T, int D>
@@ -64,17 +67,19 @@ class QueryRows16 {
 
   /// Copies the rows as they are into 16 rows of a tile; rows that the item does not have are zero.
   PREFIXSHARE_DEVICE void copy(Tile<D> to) const {
-    put(to, [&](int r, const unsigned char* from) {
-      return r < count_ ? *reinterpret_cast<const ptx::Words4*>(from) : ptx::Words4{0, 0, 0, 0};
-    });
-  }
-  PREFIXSHARE_DEVICE void clear(Tile<D> to) const {
-    put(to, [](int, const unsigned char*) { return ptx::Words4{0, 0, 0, 0}; });
+    PREFIXSHARE_UNROLL_4
+    for (int i = 0; i < kChunkRounds<D, 16>; ++i) {
+      round_chunk<D, 16>(i, lane_, 0, source_, 0, [&](int r, int at, const unsigned char* from) {
+        *reinterpret_cast<ptx::Words4*>(to.data + at) =
+            r < count_ ? *reinterpret_cast<const ptx::Words4*>(from) : ptx::Words4{0, 0, 0, 0};
+      });
+    }
+    ptx::sync_warp();
   }
 
-  /// Puts a part of the turned elements of every row that turns into the tile. Rows at one position, such as the heads
-  /// of a group, follow each other: their angles are computed once.
-  PREFIXSHARE_DEVICE void turn_into(Tile<D> to, QueryPart part) const {
+  /// Puts the turned elements of every row that turns into the tile. Rows at one position, such as the heads of a
+  /// group, follow each other: their angles are computed once.
+  PREFIXSHARE_DEVICE void turn_into(Tile<D> to) const {
     const float gain = turn_gain(p_);
     for (int pair = lane_; pair - lane_ < p_.rope.pairs; pair += 32) {
       bool known = false;
@@ -88,33 +93,18 @@ class QueryRows16 {
         if (!known || position != at) turn_angle(p_, pair, position, gain, &sine, &cosine);
         known = true;
         at = position;
-        turn_one(to, r, turn_pair(p_.rope, pair), reinterpret_cast<const std::uint16_t*>(from), sine, cosine, part);
+        turn_one(to, r, turn_pair(p_.rope, pair), reinterpret_cast<const std::uint16_t*>(from), sine, cosine);
       }
     }
     ptx::sync_warp();
   }
 
  private:
-  /// Fills the tile with f(row, address of the chunk in memory).
-  template <class F>
-  PREFIXSHARE_DEVICE void put(Tile<D> to, F&& f) const {
-    PREFIXSHARE_UNROLL_4
-    for (int i = 0; i < kChunkRounds<D, 16>; ++i) {
-      round_chunk<D, 16>(i, lane_, 0, source_, 0, [&](int r, int at, const unsigned char* from) {
-        *reinterpret_cast<ptx::Words4*>(to.data + at) = f(r, from);
-      });
-    }
-    ptx::sync_warp();
-  }
   PREFIXSHARE_DEVICE void turn_one(Tile<D> to, int r, TurnPair pair, const std::uint16_t* from, float sine,
-                                   float cosine, QueryPart part) const {
-    const float x = ptx::to_float<T>(from[pair.first]), y = ptx::to_float<T>(from[pair.second]);
-    *to.element(r, pair.first) = part_of(fmaf(x, cosine, -(y * sine)), part);
-    *to.element(r, pair.second) = part_of(fmaf(y, cosine, x * sine), part);
-  }
-  static PREFIXSHARE_DEVICE std::uint16_t part_of(float x, QueryPart part) {
-    const std::uint16_t nearest = ptx::from_float<T>(x);
-    return part == QueryPart::nearest ? nearest : ptx::from_float<T>(x - ptx::to_float<T>(nearest));
+                                   float cosine) const {
+    const TurnedPair x = turned(ptx::to_float<T>(from[pair.first]), ptx::to_float<T>(from[pair.second]), sine, cosine);
+    *to.element(r, pair.first) = ptx::from_float<T>(x.first);
+    *to.element(r, pair.second) = ptx::from_float<T>(x.second);
   }
 
   const AttendParams& p_;

@@ -13,6 +13,10 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
+/// What of a turned query goes into a 16-bit operand: the nearest value, or the nearest to what that left. Products
+/// with both give what the query in f32 would.
+enum class QueryPart { nearest, rest };
+
 PREFIXSHARE_DEVICE bool turns(const AttendParams& p, const QueryNotes& n, int m) {
   return m < n.item.packed_count && p.rope.pairs > 0 && (n.position[m] != 0 || turn_gain(p) != 1.0f);
 }
@@ -50,9 +54,10 @@ PREFIXSHARE_DEVICE void turn_rows(const AttendParams& p, const QueryNotes& n, Ti
       if (!known || n.position[m] != position) turn_angle(p, pair, n.position[m], gain, &sine, &cosine);
       known = true;
       position = n.position[m];
-      const float x = ptx::to_float<T>(*rows.element(m, at.first)), y = ptx::to_float<T>(*rows.element(m, at.second));
-      put_parts<T>(fmaf(x, cosine, -(y * sine)), rows.element(m, at.first), rest.element(m, at.first));
-      put_parts<T>(fmaf(y, cosine, x * sine), rows.element(m, at.second), rest.element(m, at.second));
+      const TurnedPair x = turned(ptx::to_float<T>(*rows.element(m, at.first)),
+                                  ptx::to_float<T>(*rows.element(m, at.second)), sine, cosine);
+      put_parts<T>(x.first, rows.element(m, at.first), rest.element(m, at.first));
+      put_parts<T>(x.second, rows.element(m, at.second), rest.element(m, at.second));
     }
   }
   ptx::sync_warp();

@@ -151,13 +151,13 @@ class RowTiles {
     const QueryRows16<T, D> queries(a, rows, first_row(thread), instances_);
     const Tile<D> mine = {to.data + first_row(thread) * Tile<D>::kRowBytes};
     queries.copy(mine);
-    if (queries.turn()) queries.turn_into(mine, QueryPart::nearest);
+    if (queries.turn()) queries.turn_into(mine);
   }
   /// Copies this warp's rows of a tile; those that are not there become zero.
   template <int Width>
   PREFIXSHARE_DEVICE void copy(Tile<Width> to, int thread, const void* base, const std::int64_t (&stride)[2]) const {
     const unsigned char* row = static_cast<const unsigned char*>(base) + 2 * (row_ * stride[0] + head_ * stride[1]);
-    copy_rows(to, thread % 32, first_row(thread), row, count_ - first_row(thread));
+    copy_rows<16>(to, thread % 32, first_row(thread), row, 0, count_ - first_row(thread));
   }
 
   const AttendGradParams& p_;

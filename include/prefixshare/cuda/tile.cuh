@@ -72,6 +72,29 @@ PREFIXSHARE_DEVICE void round_chunk(int i, int lane, int first_row, const unsign
   }
 }
 
+/// Starts the copies of Rows rows to a tile from its row first_row on, by a warp: row r of them begins where
+/// `row_start` of lane first_lane + r says. Those from `count` on become zero. What lanes tell each other takes its
+/// time: of AtOnce rounds at once, if there are registers.
+template <int Rows, int AtOnce = 1, int Width>
+PREFIXSHARE_DEVICE void copy_rows(Tile<Width> to, int lane, int first_row, const unsigned char* row_start,
+                                  int first_lane, int count) {
+  constexpr int kRounds = kChunkRounds<Width, Rows>;
+  PREFIXSHARE_UNROLL
+  for (int begin = 0; begin < kRounds; begin += AtOnce) {
+    const unsigned char* from[AtOnce];
+    int at[AtOnce], bytes[AtOnce];
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < AtOnce && begin + i < kRounds; ++i) {
+      round_chunk<Width, Rows>(begin + i, lane, first_row, row_start, first_lane,
+                               [&](int r, int offset, const unsigned char* address) {
+                                 from[i] = address, at[i] = offset, bytes[i] = r < count ? 16 : 0;
+                               });
+    }
+    PREFIXSHARE_UNROLL
+    for (int i = 0; i < AtOnce && begin + i < kRounds; ++i) ptx::copy_async(to.data + at[i], from[i], bytes[i]);
+  }
+}
+
 /// Left operand: rows [row, row + 16) of a tile, elements [16 step, 16 step + 16). Rows are multiples of 8 here and
 /// below.
 template <int Width>

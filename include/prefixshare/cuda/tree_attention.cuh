@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward of tree_attention on matrix units of sm_80 and newer, for q, K and V in one 16-bit type. Of a block's
-// five warps one feeds the ring (attend_feed.cuh), and four multiply what arrives. Where an item has many packed rows,
+// six warps two feed the ring (attend_feed.cuh), and four multiply what arrives. Where an item has many packed rows,
 // each of them has 16 rows against all keys (WIDE). Where it has at most 16, each has all rows: against a quarter of
 // the keys for the logits, then, once the warps have told each other their probabilities, a quarter of the dims of v
 // (NARROW).
@@ -51,45 +51,21 @@ struct MultiplierMemory {
   alignas(128) unsigned char rest[General ? kWideRows * Tile<D>::kRowBytes : 128];
 };
 
-/// Dynamic shared memory of a block.
+/// Dynamic shared memory of a block: that of the warps that multiply, then the ring.
 template <int D, int Dv, bool General>
 struct BlockMemory {
   using Ring = AttendRing<D, Dv, General>;
   using Multipliers = MultiplierMemory<D, Ring::kKeys, General>;
-  static constexpr int kBytes = Ring::kBytes + static_cast<int>(sizeof(Multipliers));
+  static constexpr int kRingAt = static_cast<int>(sizeof(Multipliers));
+  static_assert(kRingAt % 128 == 0);
 
-  static PREFIXSHARE_DEVICE Multipliers* multipliers(unsigned char* memory) {
-    return reinterpret_cast<Multipliers*>(memory + Ring::kBytes);
+  static constexpr int bytes(int slots) { return kRingAt + Ring::kDataAt + slots * Ring::kSlotBytes; }
+  /// Slots of the ring for which there is room, if any.
+  static constexpr int slots(std::int64_t room) {
+    int n = Ring::kMostSlots;
+    while (n > 0 && bytes(n) > room) --n;
+    return n;
   }
-};
-
-/// A warp's end of the ring.
-template <int D, int Dv, bool General>
-class RingReader {
-  using Ring = AttendRing<D, Dv, General>;
-
- public:
-  using Notes = typename Ring::Notes;
-
-  explicit PREFIXSHARE_DEVICE RingReader(Ring ring) : ring_(ring) {}
-
-  /// Waits for the next slot, which is this warp's until it lets go of it.
-  PREFIXSHARE_DEVICE int take() {
-    const int slot = at_.slot;
-    ptx::barrier_wait(ring_.full(slot), at_.parity);
-    at_.advance();
-    return slot;
-  }
-  PREFIXSHARE_DEVICE void let_go(int slot) const {
-    ptx::sync_warp();  // all lanes have read
-    if (ptx::lane() == 0) ptx::barrier_arrive(ring_.empty(slot));
-  }
-  PREFIXSHARE_DEVICE const Notes& notes(int slot) const { return *ring_.notes(slot); }
-  PREFIXSHARE_DEVICE unsigned char* data(int slot) const { return ring_.data(slot); }
-
- private:
-  Ring ring_;
-  RingPlace<Ring::kSlots> at_;
 };
 
 template <class T, int D, int Dv, bool General, bool Wide>
@@ -157,12 +133,12 @@ class AttendItem {
       take_wide(slot);
     } else if (General && turns_) {  // each warp turns a quarter of the rows, which all of them read
       constexpr int kRows = kNarrowRows / kMultipliers;
-      sync_multipliers();
+      sync_attending();
       copy_queries(slot, warp_ * kRows, warp_ * kRows, kRows);
       turn_rows<T, D>(p_, notes, queries(), rest(), warp_ * kRows, kRows);
-      sync_multipliers();
+      sync_attending();
       load_operands(queries());
-      sync_multipliers();
+      sync_attending();
       reader_.let_go(slot);
     } else {
       load_operands({reader_.data(slot)});
@@ -212,7 +188,6 @@ class AttendItem {
   /// The state of the keys of a chunk. Returns what ends with it.
   PREFIXSHARE_DEVICE Closes absorb_chunk() {
     state_.clear();
-    absorbed_ = false;
     for (;;) {
       const int slot = reader_.take();
       if (reader_.notes(slot).kind == SlotKind::queries) {
@@ -234,7 +209,6 @@ class AttendItem {
       reader_.let_go(slot);
       return reader_.let_go(reader_.take());
     }
-    absorbed_ = true;
     lane_ = ptx::opaque(lane_);  // what follows from it in this tile is of no use later
     const Notes& notes = reader_.notes(slot).keys;
     Logits s = {};
@@ -362,7 +336,7 @@ class AttendItem {
       pack_step(s, 0, part, own);
       tell(own, part);
     }
-    sync_multipliers();
+    sync_attending();
   }
   /// Logits that became probabilities of 16 keys: to the nearest 16-bit values, or (part 1) what these leave of them.
   static PREFIXSHARE_DEVICE void pack_step(const Logits& s, int step, int part, std::uint32_t (&a)[4]) {
@@ -394,7 +368,7 @@ class AttendItem {
   /// NARROW: the largest logits of the rows, g and g + 8, over all warps.
   PREFIXSHARE_DEVICE void exchange_maxima(float (&largest)[2]) const {
     each_of_rows(memory_.maxima, largest);
-    sync_multipliers();
+    sync_attending();
     PREFIXSHARE_UNROLL
     for (int w = 0; w < Shape::kKeyWarps; ++w) {
       largest[0] = fmaxf(largest[0], memory_.maxima[w][lane_ / 4]);
@@ -403,10 +377,9 @@ class AttendItem {
   }
   /// NARROW: the sums of the rows over all warps, in their order; each lane has a part of a row's sum.
   PREFIXSHARE_DEVICE void exchange_sums() {
-    if (!absorbed_) return;
     const float own[2] = {row_sum(state_.sum[0]), row_sum(state_.sum[1])};
     each_of_rows(memory_.sums, own);
-    sync_multipliers();
+    sync_attending();
     PREFIXSHARE_UNROLL
     for (int r = 0; r < 2; ++r) {
       float sum = 0;
@@ -539,7 +512,7 @@ class AttendItem {
   /// Calls f(place in scratch, row, element) for the elements of o of this thread, which alone reads and writes there.
   template <class F>
   PREFIXSHARE_DEVICE void each_folded(F&& f) {
-    float* scratch = p_.fold + std::int64_t{ptx::block()} * kWideRows * (Dv + 1) + ptx::opaque(ptx::thread());
+    float* scratch = p_.fold + std::int64_t{ptx::block()} * kWideRows * (Dv + 1) + 32 * warp_ + lane_;
     PREFIXSHARE_UNROLL
     for (int b = 0; b < Shape::kValueBlocks; ++b) {
       PREFIXSHARE_UNROLL
@@ -608,7 +581,7 @@ class AttendItem {
   Memory& memory_;
   int lane_, warp_;
   bool has_columns_, scales_values_;
-  bool turns_ = false, absorbed_ = false;
+  bool turns_ = false;
   std::uint32_t operands_[Wide ? 1 : D / 16][4];  // NARROW: of q
   SoftmaxState<Shape::kValueBlocks> state_;
 };
@@ -621,9 +594,6 @@ inline constexpr int kBlocksPerSm = 1;
 template <int D>
 inline constexpr int kBlocksPerSm = D > 128 ? 1 : 2;
 #endif
-static_assert(2 * (BlockMemory<128, 128, false>::kBytes + 1024) <= 228 * 1024 &&
-                  2 * (BlockMemory<128, 128, true>::kBytes + 1024) <= 228 * 1024,
-              "two blocks fit an SM of sm_90");
 
 /// Heads of D and Dv dims; rows of q, K, V and o aligned to 16 bytes. General: with a RoPE table, a soft cap, scales or
 /// a bias, of which others have no code: what is seldom needed lies between what is always, and fetching it takes time.
@@ -633,12 +603,12 @@ PREFIXSHARE_GLOBAL void PREFIXSHARE_BOUNDS(kForwardThreads, kBlocksPerSm<D>)
   using Memory = BlockMemory<D, Dv, General>;
   ptx::launch_dependents();
   unsigned char* const memory = ptx::shared_memory();
-  const typename Memory::Ring ring = {memory};
+  const typename Memory::Ring ring = {memory + Memory::kRingAt, p.ring_slots};
   ring.init();
   if (ptx::warp() == kKeyFeeder) return AttendFeed<D, Dv, General>(p, ring).run();
   if (ptx::warp() == kValueFeeder) return ValueFeed<D, Dv, General>(ring).run();
   RingReader<D, Dv, General> reader(ring);
-  typename Memory::Multipliers* const own = Memory::multipliers(memory);
+  auto* const own = reinterpret_cast<typename Memory::Multipliers*>(memory);
   for (int slot = reader.take(); reader.notes(slot).kind != SlotKind::end; slot = reader.take()) {
     if (reader.notes(slot).queries.item.wide != 0) {
       AttendItem<T, D, Dv, General, true>(p, &reader, own).run(slot);
