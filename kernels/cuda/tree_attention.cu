@@ -7,6 +7,10 @@ namespace prefixshare {
 inline namespace v0_1 {
 namespace cuda {
 
+// Kernels of a type have a file of their own: they take the longest to compile.
+extern template Status launch_dims<BFloat16>(AttendParams&, std::int32_t, Launch&);
+extern template Status launch_dims<Float16>(AttendParams&, std::int32_t, Launch&);
+
 Status tree_attention_mma(const AttendCall& call, std::int32_t, std::int32_t) noexcept {
   DeviceState device;
   if (Status s = device_state(call.args.stream, &device)) return s;
