@@ -35,8 +35,11 @@ class ItemQueue {
   std::int32_t next_ = ptx::block();  // lane 0's
 };
 
-/// Rounds of copies whose addresses a warp that feeds has at once: its registers are free.
-inline constexpr int kRoundsAtOnce = 8;
+/// Rounds of copies of rows whose addresses a warp that feeds has at once: it has registers for eight.
+template <int Width, int Rows, int Rounds = kChunkRounds<Width, Rows>>
+inline constexpr int kRoundsAtOnce = Rounds % 8 == 0   ? 8
+                                     : Rounds % 6 == 0 ? 6
+                                                       : 4;
 
 /// Copies rows to a tile, by a warp: 32 i + l is the row that begins where rows[i] of lane l says. Those from `count`
 /// on become zero: what a probability of zero is multiplied by must be finite.
@@ -45,7 +48,7 @@ PREFIXSHARE_DEVICE void copy_lane_rows(Tile<Width> to, const unsigned char* cons
                                        std::int32_t count) {
   PREFIXSHARE_UNROLL
   for (int i = 0; i < LaneRows; ++i)
-    copy_rows<32, kRoundsAtOnce>(to, ptx::opaque(ptx::lane()), 32 * i, rows[i], 0, count - 32 * i);
+    copy_rows<32, kRoundsAtOnce<Width, 32>>(to, ptx::lane(), 32 * i, rows[i], 0, count - 32 * i);
 }
 
 template <int D, int Dv, bool General>
@@ -229,7 +232,8 @@ class AttendFeed {
     claim();
     note(&ring_.notes(at_.slot)->queries);
     if (item_.wide == 0) {
-      copy_rows<kNarrowRows, kRoundsAtOnce>(Tile<D>{ring_.data(at_.slot)}, lane_, 0, rows[0], 0, item_.packed_count);
+      copy_rows<kNarrowRows, kRoundsAtOnce<D, kNarrowRows>>(Tile<D>{ring_.data(at_.slot)}, lane_, 0, rows[0], 0,
+                                                            item_.packed_count);
       return fill(SlotKind::queries);
     }
     PREFIXSHARE_UNROLL
@@ -239,8 +243,8 @@ class AttendFeed {
         claim();
         note(&ring_.notes(at_.slot)->queries);
       }
-      copy_rows<32, kRoundsAtOnce>(Tile<D>{ring_.data(at_.slot)}, lane_, 32 * i % Ring::kQueryRows, rows[i], 0,
-                                   item_.packed_count - 32 * i);
+      copy_rows<32, kRoundsAtOnce<D, 32>>(Tile<D>{ring_.data(at_.slot)}, lane_, 32 * i % Ring::kQueryRows, rows[i], 0,
+                                          item_.packed_count - 32 * i);
     }
     fill(SlotKind::queries);
   }

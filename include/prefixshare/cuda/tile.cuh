@@ -79,19 +79,21 @@ template <int Rows, int AtOnce = 1, int Width>
 PREFIXSHARE_DEVICE void copy_rows(Tile<Width> to, int lane, int first_row, const unsigned char* row_start,
                                   int first_lane, int count) {
   constexpr int kRounds = kChunkRounds<Width, Rows>;
+  static_assert(kRounds % AtOnce == 0);
+  lane = ptx::opaque(lane);  // what follows from it is not kept
   PREFIXSHARE_UNROLL
   for (int begin = 0; begin < kRounds; begin += AtOnce) {
     const unsigned char* from[AtOnce];
     int at[AtOnce], bytes[AtOnce];
     PREFIXSHARE_UNROLL
-    for (int i = 0; i < AtOnce && begin + i < kRounds; ++i) {
+    for (int i = 0; i < AtOnce; ++i) {
       round_chunk<Width, Rows>(begin + i, lane, first_row, row_start, first_lane,
                                [&](int r, int offset, const unsigned char* address) {
                                  from[i] = address, at[i] = offset, bytes[i] = r < count ? 16 : 0;
                                });
     }
     PREFIXSHARE_UNROLL
-    for (int i = 0; i < AtOnce && begin + i < kRounds; ++i) ptx::copy_async(to.data + at[i], from[i], bytes[i]);
+    for (int i = 0; i < AtOnce; ++i) ptx::copy_async(to.data + at[i], from[i], bytes[i]);
   }
 }
 
