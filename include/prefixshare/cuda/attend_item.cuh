@@ -186,6 +186,7 @@ class AttendItem {
   /// The state of the keys of a chunk. Returns what ends with it.
   PREFIXSHARE_DEVICE Closes absorb_chunk() {
     state_.clear();
+    absorbed_ = false;
     for (;;) {
       const int slot = reader_.take();
       if (reader_.notes(slot).kind == SlotKind::queries) {
@@ -207,6 +208,7 @@ class AttendItem {
       reader_.let_go(slot);
       return reader_.let_go(reader_.take());
     }
+    absorbed_ = true;
     lane_ = ptx::opaque(lane_);  // what follows from it in this tile is of no use later
     const Notes& notes = reader_.notes(slot).keys;
     Logits s = {};
@@ -373,8 +375,10 @@ class AttendItem {
       largest[1] = fmaxf(largest[1], memory_.maxima[w][lane_ / 4 + 8]);
     }
   }
-  /// NARROW: the sums of the rows over all warps, in their order; each lane has a part of a row's sum.
+  /// NARROW: the sums of the rows over all warps, in their order; each lane has a part of a row's sum. Without keys
+  /// there are none, and the warps have not met since they read those of the state before.
   PREFIXSHARE_DEVICE void exchange_sums() {
+    if (!absorbed_) return;
     const float own[2] = {row_sum(state_.sum[0]), row_sum(state_.sum[1])};
     each_of_rows(memory_.sums, own);
     sync_attending();
@@ -579,7 +583,7 @@ class AttendItem {
   Memory& memory_;
   int lane_, warp_;
   bool has_columns_, scales_values_;
-  bool turns_ = false;
+  bool turns_ = false, absorbed_ = false;
   std::uint32_t operands_[Wide ? 1 : D / 16][4];  // NARROW: of q
   SoftmaxState<Shape::kValueBlocks> state_;
 };
