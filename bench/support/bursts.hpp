@@ -21,8 +21,8 @@ struct Bursts {
   void (*read)(const float* from, std::int64_t count) = nullptr;  ///< a multiple of kReadStep floats
 
   static constexpr std::int64_t kExponentials = 1024;
-  static constexpr std::int64_t kReadStep = 1024;
-  static constexpr std::size_t kDepth = 64;  ///< of the panels: both lie in a first-level cache
+  static constexpr std::int64_t kReadStep = 4096;  ///< a page of memory in each of four streams
+  static constexpr std::size_t kDepth = 64;        ///< of the panels: both lie in a first-level cache
 };
 
 /// Keeps what lies at `result` alive: a compiler must take it for used.
