@@ -74,6 +74,23 @@ std::string difference(const char* what, const std::string& a, const std::string
   return a == b || a.empty() || b.empty() ? "" : std::string(what) + " differs: " + a + " | " + b + "\n";
 }
 
+/// The ceilings, measured by both runs, that are more than 10 % apart, B over A: "cache 0.881 on threads:2".
+std::string ceilings_apart(const Run& a, const Run& b) {
+  constexpr double kApart = 1.1;
+  std::string text;
+  for (const auto& [threads, rates] : a.ceilings) {
+    const auto now = b.ceilings.find(threads);
+    if (now == b.ceilings.end()) continue;
+    for (const auto& [resource, rate] : rates) {
+      const auto found = now->second.find(resource);
+      const double ratio = found == now->second.end() ? 1 : found->second / rate;
+      if (ratio < kApart && ratio > 1 / kApart) continue;
+      text += (text.empty() ? "" : ", ") + resource + " " + fixed(ratio, 3) + " on threads:" + std::to_string(threads);
+    }
+  }
+  return text.empty() ? "" : "the machine itself ran at another speed, B over A: " + text + "\n";
+}
+
 std::string sums(const std::vector<Compared>& list) {
   std::string text;
   for (const Verdict v :
@@ -111,8 +128,8 @@ std::string compare_text(const Run& a, const Run& b, const std::vector<Compared>
   std::vector<Row> rows = {{"case", "A, ms", "B, ms", "B / A", "noise", "verdict"}};
   for (const Compared& c : list) rows.push_back(row_of(c));
   return describe("A", a) + describe("B", b) + difference("machine", a.machine, b.machine) +
-         difference("compiler", a.compiler, b.compiler) + difference("flags", a.flags, b.flags) + "\n" + table(rows) +
-         "\n" + sums(list);
+         difference("compiler", a.compiler, b.compiler) + difference("flags", a.flags, b.flags) + ceilings_apart(a, b) +
+         "\n" + table(rows) + "\n" + sums(list);
 }
 
 }  // namespace prefixshare::report

@@ -24,7 +24,7 @@ std::vector<Compared> compare_runs(const Run& a, const Run& b);
 std::size_t count(const std::vector<Compared>& list, Verdict verdict);
 
 /// A table with a line per case, and a line of sums. One line for each thing that the two runs do not have in common
-/// and that the times may depend on: machine, compiler, flags.
+/// and that the times may depend on: machine, compiler, flags, ceilings that are more than 10 % apart.
 std::string compare_text(const Run& a, const Run& b, const std::vector<Compared>& list);
 
 }  // namespace prefixshare::report

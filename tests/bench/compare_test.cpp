@@ -238,3 +238,15 @@ TEST_CASE("compare: runs of two machines or compilers say so", "[bench]") {
   CHECK(text.find("machine differs: amd-zen4 | amd-zen5") != std::string::npos);
   CHECK(text.find("compiler differs") == std::string::npos);
 }
+
+TEST_CASE("compare: runs whose ceilings are apart say so", "[bench]") {
+  Run a, b;
+  a.cases = b.cases = {Simulation().run({})};
+  a.ceilings = {{1, {{"memory", 30e9}, {"exp", 6e9}}}, {2, {{"cache", 200e9}}}};
+  b.ceilings = {{1, {{"memory", 28e9}}}, {2, {{"cache", 176e9}, {"l2", 230e9}}}};
+  const auto said = [&] { return compare_text(a, b, compare_runs(a, b)); };
+  CHECK(said().find("the machine itself ran at another speed, B over A: cache 0.880 on threads:2\n") !=
+        std::string::npos);
+  b.ceilings[2]["cache"] = 190e9;
+  CHECK(said().find("the machine itself") == std::string::npos);
+}
