@@ -201,7 +201,7 @@ bool check(std::int32_t threads) {
   ThreadPool pool(threads);
   std::vector<TeamCheck> checks = {check_team(Executor{}, scratch)};
   if (threads > 1) checks.push_back(check_team(pool.executor(), scratch));
-  std::printf("%s, each ceiling by two loops that have nothing in common, G/s\n", cpu_name().c_str());
+  std::printf("%s, each ceiling by two different loops, G/s\n", cpu_name().c_str());
   bool agree = true;
   for (const TeamCheck& c : checks) {
     std::printf("\n%d thread%s", c.threads, c.threads > 1 ? "s" : "");

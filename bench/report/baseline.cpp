@@ -18,8 +18,13 @@ bool is_file_name(const std::string& text) {
 }
 
 Json context_json(const Run& run) {
-  return {{"date", run.date},     {"machine", run.machine},   {"cpu", run.cpu},    {"prefixshare", run.version},
-          {"commit", run.commit}, {"compiler", run.compiler}, {"flags", run.flags}};
+  Json json = {{"date", run.date},     {"machine", run.machine},   {"cpu", run.cpu},    {"prefixshare", run.version},
+               {"commit", run.commit}, {"compiler", run.compiler}, {"flags", run.flags}};
+  for (const auto& [threads, rates] : run.ceilings) {
+    const std::string team = "ceilings/threads:" + std::to_string(threads) + "/";
+    for (const auto& [resource, rate] : rates) json[team + resource] = std::to_string(rate);
+  }
+  return json;
 }
 
 Json repeat_json(const std::string& name, const Repeat& repeat) {

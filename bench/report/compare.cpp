@@ -76,14 +76,15 @@ std::string difference(const char* what, const std::string& a, const std::string
 
 /// The ceilings, measured by both runs, that are more than 10 % apart, B over A: "cache 0.881 on threads:2".
 std::string ceilings_apart(const Run& a, const Run& b) {
-  constexpr double kApart = 1.1;
+  constexpr double kApart = 1.1;  // what calibrate --check allows two measurements of one ceiling
   std::string text;
   for (const auto& [threads, rates] : a.ceilings) {
     const auto now = b.ceilings.find(threads);
     if (now == b.ceilings.end()) continue;
     for (const auto& [resource, rate] : rates) {
       const auto found = now->second.find(resource);
-      const double ratio = found == now->second.end() ? 1 : found->second / rate;
+      if (found == now->second.end()) continue;
+      const double ratio = found->second / rate;
       if (ratio < kApart && ratio > 1 / kApart) continue;
       text += (text.empty() ? "" : ", ") + resource + " " + fixed(ratio, 3) + " on threads:" + std::to_string(threads);
     }

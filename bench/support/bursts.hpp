@@ -28,7 +28,7 @@ struct Bursts {
 /// Keeps what lies at `result` alive: a compiler must take it for used.
 inline void keep(const void* result) noexcept { asm volatile("" : : "g"(result) : "memory"); }
 
-/// Two loops for each thing, which have nothing in common but the answer: where both find the same ceiling, it is the
+/// Two different loops for each thing: where both find the same ceiling, it is the
 /// machine's and not a loop's.
 enum class Way : std::uint8_t {
   registers,  ///< products of registers; exponentials from and to the first-level cache; reads in four streams

@@ -29,7 +29,7 @@ class Scratch {
 
 /// Bytes per second at which the team reads a working set again and again.
 struct ReadRate {
-  std::int64_t working_set = 0;  ///< bytes of all threads
+  std::int64_t working_set = 0;  ///< bytes of all threads, at most: slices are rounded down
   double rate = 0;
 };
 
@@ -64,7 +64,7 @@ struct Ceilings {
 /// Takes `seconds` for each of about 30 rates.
 Ceilings measure_ceilings(const Executor& team, const Scratch& scratch, double seconds, Way way = Way::registers);
 
-/// A ceiling as two loops that have nothing in common find it; per second.
+/// A ceiling as two different loops find it; per second.
 struct CeilingPair {
   std::string name;
   double first = 0;

@@ -182,13 +182,17 @@ TEST_CASE("compare: a stored run is a baseline that later runs are held against"
   CHECK(answer.out.find("1 slower, 0 faster, 1 no change, 0 only in A, 0 only in B\n") != std::string::npos);
 }
 
-TEST_CASE("compare: a baseline keeps times, quartiles and repeats", "[bench]") {
+TEST_CASE("compare: a baseline keeps times, quartiles, repeats and ceilings", "[bench]") {
   const TemporaryFolder folder;
-  const Run before = parse(results({quiet(kName, 1), quiet(kName, 1.1), entry("C3/bf16", 2)}));
+  const Run before = parse(results(
+      {quiet(kName, 1), quiet(kName, 1.1), entry("C3/bf16", 2)},
+      {{"machine", "amd-zen4"}, {"ceilings/threads:1/memory", "3.4e+10"}, {"ceilings/threads:2/bf16", "4.71e+11"}}));
+  REQUIRE(before.ceilings.size() == 2);
   Complaints complaints;
   const Run after = read_run(store_baseline(folder.path, before), &complaints);
   CHECK(complaints.empty());
   CHECK(after.machine == "amd-zen4");
+  CHECK(after.ceilings == before.ceilings);
   REQUIRE(after.cases.size() == before.cases.size());
   for (std::size_t i = 0; i < before.cases.size(); ++i) {
     const Estimate a = estimate(before.cases[i]), b = estimate(after.cases[i]);
