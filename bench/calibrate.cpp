@@ -181,6 +181,7 @@ void write_json(const Calibration& c, const std::string& path) {
 // ---- Whether the ceilings are the machine's
 
 constexpr double kAgreement = 0.10;  // two ways to the same ceiling may differ by this much
+constexpr int kRounds = 4;           // of both ways in turn: what a host gives its machines changes within seconds
 
 struct TeamCheck {
   std::int32_t threads = 1;
@@ -188,10 +189,27 @@ struct TeamCheck {
   std::vector<CeilingPair> pairs;
 };
 
+void take_best(const CeilingPair& pair, std::vector<CeilingPair>* best) {
+  for (CeilingPair& b : *best) {
+    if (b.name != pair.name) continue;
+    b.first = std::max(b.first, pair.first), b.second = std::max(b.second, pair.second);
+    return;
+  }
+  best->push_back(pair);
+}
+
+/// Each way's best of all rounds.
 TeamCheck check_team(const Executor& team, const Scratch& scratch) {
-  const Ceilings first = measure_ceilings(team, scratch, kSecondsEach, Way::registers);
-  const Ceilings second = measure_ceilings(team, scratch, kSecondsEach, Way::panels);
-  return {team.concurrency, std::max(first.busy, second.busy), pair_ceilings(first, second)};
+  constexpr double kSeconds = kSecondsEach / kRounds;
+  TeamCheck check{team.concurrency, 0, {}};
+  for (int round = 0; round < kRounds; ++round) {
+    const Ceilings first = measure_ceilings(team, scratch, kSeconds, Way::registers);
+    const Ceilings second = measure_ceilings(team, scratch, kSeconds, Way::panels);
+    check.busy = std::max({check.busy, first.busy, second.busy});
+    const std::vector<CeilingPair> pairs = pair_ceilings(first, second);
+    for (const CeilingPair& p : pairs) take_best(p, &check.pairs);
+  }
+  return check;
 }
 
 /// Prints every ceiling as two loops find it; whether they agree.

@@ -32,7 +32,7 @@ inline void keep(const void* result) noexcept { asm volatile("" : : "g"(result) 
 /// machine's and not a loop's.
 enum class Way : std::uint8_t {
   registers,  ///< products of registers; exponentials from and to the first-level cache; reads in four streams
-  panels      ///< products of panels that lie in the first-level cache; sums of exponentials; reads in one stream
+  panels      ///< products of panels that lie in the first-level cache; sums of exponentials; reads in two streams
 };
 
 Bursts baseline_bursts(Way way);

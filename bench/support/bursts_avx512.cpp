@@ -25,7 +25,7 @@ Bursts avx512_bursts(Way way) {
     b.multiply = &cpu::bursts_avx512::multiply_panels<kRows, kColumns>;
     b.multiply_adds = std::int64_t{16 * kRows * kColumns * Bursts::kDepth};
     b.exponentials = &cpu::bursts_avx512::sum_exponentials;
-    b.read = &cpu::bursts_avx512::read_in_order;
+    b.read = &cpu::bursts_avx512::read_halves;
   }
   return b;
 }
