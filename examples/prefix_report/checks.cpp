@@ -11,6 +11,7 @@
 
 namespace prefix_report {
 
+using prefixshare::DType;
 using prefixshare::Forest;
 using prefixshare::LayerKind;
 
@@ -68,6 +69,7 @@ struct TrueHead {
   std::vector<double> o, dq;
   std::vector<double> p, ds;  ///< per visible key
   double lse = 0;
+  double sum = 0;    ///< of exp(logit - largest logit)
   double logit = 0;  ///< largest sum of absolute products
   double b_o = 0, b_dq = 0;
 };
@@ -109,10 +111,12 @@ struct Sum {
   double largest() const { return *std::max_element(absolute.begin(), absolute.end()); }
 };
 
+/// In f64; probabilities and dS rounded to a storage type make it the dense emulation of compare.hpp.
 class TrueAttention {
  public:
-  explicit TrueAttention(const Layer& layer)
-      : kind(layer.way().plan.header.kind),
+  TrueAttention(const Layer& layer, DType rounding_type)
+      : rounding(rounding_type),
+        kind(layer.way().plan.header.kind),
         scale(1 / std::sqrt(static_cast<double>(kind.D))),
         q(layer.inputs().q, kind.Hq, kind.D),
         k(layer.inputs().k, kind.Hkv, kind.D),
@@ -126,7 +130,9 @@ class TrueAttention {
     if (train) gradients(sampled, h, &t);
     return t;
   }
+  double round(double x) const { return prefixshare::testing::round_to(rounding, x); }
 
+  const DType rounding;
   const LayerKind kind;
   const double scale;
   const Vectors q, k, v, dout;
@@ -144,9 +150,8 @@ class TrueAttention {
       t->logit = std::max(t->logit, scale * absolute);
       largest = std::max(largest, t->p.back());
     }
-    double sum = 0;
-    for (double score : t->p) sum += std::exp(score - largest);
-    t->lse = largest + std::log(sum);
+    for (double score : t->p) t->sum += std::exp(score - largest);
+    t->lse = largest + std::log(t->sum);
     for (double& p : t->p) p = std::exp(p - t->lse);
   }
 
@@ -155,7 +160,8 @@ class TrueAttention {
     std::vector<double> value;
     for (std::size_t j = 0; j < sampled.slots.size(); ++j) {
       v.read(sampled.slots[j], h / kind.group(), &value);
-      o.add(t->p[j], t->p[j], value);
+      const double p = round(t->p[j] * t->sum) / t->sum;
+      o.add(p, p, value);
     }
     t->o = o.value;
     t->b_o = o.largest();
@@ -171,7 +177,7 @@ class TrueAttention {
       k.read(sampled.slots[j], h / kind.group(), &key);
       v.read(sampled.slots[j], h / kind.group(), &value);
       const double dp = dot(gradient, value);
-      t->ds.push_back(t->p[j] * (dp - D));
+      t->ds.push_back(round(t->p[j] * (dp - D)));
       dq.add(scale * t->ds[j], scale * t->p[j] * (std::abs(dp) + std::abs(D)), key);
     }
     t->dq = dq.value;
@@ -179,10 +185,15 @@ class TrueAttention {
   }
 };
 
+/// What sampled rows come to.
+struct Truth {
+  std::vector<TrueHead> heads;  ///< [rows, Hq]
+  std::vector<Sum> dk, dv;      ///< [rows, Hkv] of each row's own token
+};
+
 /// dk and dv of the tokens of the sampled rows: sums over the sampled rows of the same leaf, which are all that see
 /// them.
-void check_leaf_tokens(const Layer& layer, const TrueAttention& attention, const std::vector<SampledRow>& rows,
-                       const std::vector<TrueHead>& heads, Check* dk, Check* dv) {
+void add_leaf_tokens(const TrueAttention& attention, const std::vector<SampledRow>& rows, Truth* truth) {
   const LayerKind& kind = attention.kind;
   for (std::size_t token = 0; token < rows.size(); ++token) {
     const std::size_t place = rows[token].slots.size() - 1;  // the row's own token is the last that it sees
@@ -190,17 +201,109 @@ void check_leaf_tokens(const Layer& layer, const TrueAttention& attention, const
       Sum k(kind.D), v(kind.D);
       for (std::size_t r = token; r < rows.size() && rows[r].leaf == rows[token].leaf; ++r) {
         for (std::int64_t h = g * kind.group(); h < (g + 1) * kind.group(); ++h) {
-          const TrueHead& head = heads[r * at(kind.Hq) + at(h)];
-          const double to_k = attention.scale * head.ds[place], to_v = head.p[place];
+          const TrueHead& head = truth->heads[r * at(kind.Hq) + at(h)];
+          const double to_k = attention.scale * head.ds[place], to_v = attention.round(head.p[place]);
           k.add(to_k, std::abs(to_k), attention.q.read(rows[r].row, h));
           v.add(to_v, to_v, attention.dout.read(rows[r].row, h));
         }
       }
-      const std::int64_t first = (rows[token].slots.back() * kind.Hkv + g) * kind.D;
-      dk->compare_block(layer.dk() + first, k.value.data(), kind.D, k.largest() / 8);
-      dv->compare_block(layer.dv() + first, v.value.data(), kind.D, v.largest() / 8);
+      truth->dk.push_back(k);
+      truth->dv.push_back(v);
     }
   }
+}
+
+Truth truth_of(const prefixshare::Context& context, const TrueAttention& attention, const std::vector<SampledRow>& rows,
+               bool train) {
+  const std::int64_t Hq = attention.kind.Hq;
+  Truth truth;
+  truth.heads.resize(rows.size() * at(Hq));
+  const auto count = static_cast<std::int64_t>(truth.heads.size());
+  parallel_ranges(context.executor, count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      truth.heads[at(i)] = attention.head(rows[at(i / Hq)], static_cast<std::int32_t>(i % Hq), train);
+      if (!train) truth.heads[at(i)].p.clear();
+    }
+  });
+  if (train) add_leaf_tokens(attention, rows, &truth);
+  return truth;
+}
+
+/// The comparisons of a way's results, or of the emulation's, with the truth.
+struct Checks {
+  Check o{"o"}, lse{"lse"}, dq{"dq"}, dk{"dk"}, dv{"dv"};
+
+  void compare_head(const float* got_o, const float* got_lse, const float* got_dq, const TrueHead& head) {
+    const std::int64_t D = static_cast<std::int64_t>(head.o.size());
+    o.compare_block(got_o, head.o.data(), D, head.b_o / 8);
+    lse.compare_block(got_lse, &head.lse, 1, 1);
+    if (got_dq != nullptr) dq.compare_block(got_dq, head.dq.data(), D, head.b_dq / 8);
+  }
+  void compare_token(const float* got_dk, const float* got_dv, const Sum& k, const Sum& v) {
+    const std::int64_t D = static_cast<std::int64_t>(k.value.size());
+    dk.compare_block(got_dk, k.value.data(), D, k.largest() / 8);
+    dv.compare_block(got_dv, v.value.data(), D, v.largest() / 8);
+  }
+};
+
+Checks checks_of(const Layer& layer, const std::vector<SampledRow>& rows, bool train, const Truth& truth) {
+  const LayerKind& kind = layer.way().plan.header.kind;
+  Checks c;
+  for (std::size_t i = 0; i < truth.heads.size(); ++i) {
+    const std::int64_t vector = rows[i / at(kind.Hq)].row * kind.Hq + static_cast<std::int64_t>(i) % kind.Hq;
+    const float* dq = train ? layer.dq() + vector * kind.D : nullptr;
+    c.compare_head(layer.o() + vector * kind.D, layer.lse() + vector, dq, truth.heads[i]);
+  }
+  for (std::size_t i = 0; i < truth.dk.size(); ++i) {
+    const std::int64_t slot = rows[i / at(kind.Hkv)].slots.back();
+    const std::int64_t first = (slot * kind.Hkv + static_cast<std::int64_t>(i) % kind.Hkv) * kind.D;
+    c.compare_token(layer.dk() + first, layer.dv() + first, truth.dk[i], truth.dv[i]);
+  }
+  return c;
+}
+
+std::vector<float> to_floats(const std::vector<double>& x) { return {x.begin(), x.end()}; }
+
+Checks checks_of(const Truth& dense, const Truth& truth) {
+  Checks c;
+  for (std::size_t i = 0; i < truth.heads.size(); ++i) {
+    const TrueHead& got = dense.heads[i];
+    const float lse = static_cast<float>(got.lse);
+    const std::vector<float> dq = to_floats(got.dq);
+    c.compare_head(to_floats(got.o).data(), &lse, dq.empty() ? nullptr : dq.data(), truth.heads[i]);
+  }
+  for (std::size_t i = 0; i < truth.dk.size(); ++i) {
+    c.compare_token(to_floats(dense.dk[i].value).data(), to_floats(dense.dv[i].value).data(), truth.dk[i], truth.dv[i]);
+  }
+  return c;
+}
+
+Magnitudes magnitudes_of(const Truth& truth, bool train) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  Magnitudes m;
+  m.o = m.dq = infinity;
+  for (const TrueHead& head : truth.heads) {
+    m.logit = std::max(m.logit, head.logit);
+    m.o = std::min(m.o, head.b_o);
+    if (train) m.dq = std::min(m.dq, head.b_dq);
+  }
+  return m;
+}
+
+/// Those of f32 arithmetic.
+Magnitudes::Bounds bounds_f32(double logit) {
+  const double forward = prefixshare::testing::forward_tolerance(DType::f32, logit);
+  const double gradient = prefixshare::testing::gradient_tolerance(DType::f32, logit);
+  return {forward, forward, gradient, gradient, gradient};
+}
+/// Those of 16-bit storage, where the emulation is as far off as `dense`.
+Magnitudes::Bounds bounds_16bit(double logit, const Checks& dense) {
+  using prefixshare::testing::kBackwardFactor16Bit;
+  const Magnitudes::Bounds least = bounds_f32(logit);
+  return {std::max(least.o, prefixshare::testing::kForwardFactor16Bit * dense.o.error),
+          prefixshare::testing::lse_tolerance_16bit(logit), std::max(least.dq, kBackwardFactor16Bit * dense.dq.error),
+          std::max(least.dk, kBackwardFactor16Bit * dense.dk.error),
+          std::max(least.dv, kBackwardFactor16Bit * dense.dv.error)};
 }
 
 }  // namespace
@@ -210,34 +313,19 @@ Magnitudes check_sampled_rows(const prefixshare::Context& context, const Layer& 
   const LayerKind& kind = shared.way().plan.header.kind;
   const Forest& forest = shared.way().forest;
   const std::vector<SampledRow> rows = train ? sample_training_rows(forest) : sample_decode_rows(forest);
-  const TrueAttention attention(shared);
-  std::vector<TrueHead> heads(rows.size() * at(kind.Hq));
-  parallel_ranges(context.executor, static_cast<std::int64_t>(heads.size()), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      heads[at(i)] = attention.head(rows[at(i / kind.Hq)], static_cast<std::int32_t>(i % kind.Hq), train);
-      if (!train) heads[at(i)].p.clear();
-    }
-  });
-
-  const double infinity = std::numeric_limits<double>::infinity();
-  Magnitudes magnitudes{0, infinity, infinity};
-  Check o{"o"}, lse{"lse"}, dq{"dq"}, dk{"dk"}, dv{"dv"};
-  for (std::size_t i = 0; i < heads.size(); ++i) {
-    const TrueHead& head = heads[i];
-    const std::int64_t vector = rows[i / at(kind.Hq)].row * kind.Hq + static_cast<std::int64_t>(i) % kind.Hq;
-    o.compare_block(shared.o() + vector * kind.D, head.o.data(), kind.D, head.b_o / 8);
-    lse.compare_block(shared.lse() + vector, &head.lse, 1, 1);
-    if (train) dq.compare_block(shared.dq() + vector * kind.D, head.dq.data(), kind.D, head.b_dq / 8);
-    magnitudes.logit = std::max(magnitudes.logit, head.logit);
-    magnitudes.o = std::min(magnitudes.o, head.b_o);
-    if (train) magnitudes.dq = std::min(magnitudes.dq, head.b_dq);
+  const Truth truth = truth_of(context, TrueAttention(shared, DType::f64), rows, train);
+  Magnitudes magnitudes = magnitudes_of(truth, train);
+  magnitudes.bounds = bounds_f32(magnitudes.logit);
+  if (size_of(kind.kv_dtype) == 2) {
+    const Truth dense = truth_of(context, TrueAttention(shared, kind.kv_dtype), rows, train);
+    magnitudes.bounds = bounds_16bit(magnitudes.logit, checks_of(dense, truth));
   }
-  o.bound = lse.bound = prefixshare::testing::forward_tolerance(prefixshare::DType::f32, magnitudes.logit);
-  checks->insert(checks->end(), {o, lse});
-  if (!train) return magnitudes;
-  check_leaf_tokens(shared, attention, rows, heads, &dk, &dv);
-  dq.bound = dk.bound = dv.bound = prefixshare::testing::gradient_tolerance(prefixshare::DType::f32, magnitudes.logit);
-  checks->insert(checks->end(), {dq, dk, dv});
+  Checks c = checks_of(shared, rows, train, truth);
+  const Magnitudes::Bounds& bounds = magnitudes.bounds;
+  c.o.bound = bounds.o, c.lse.bound = bounds.lse, c.dq.bound = bounds.dq, c.dk.bound = bounds.dk;
+  c.dv.bound = bounds.dv;
+  checks->insert(checks->end(), {c.o, c.lse});
+  if (train) checks->insert(checks->end(), {c.dq, c.dk, c.dv});
   return magnitudes;
 }
 

@@ -25,15 +25,19 @@ struct Check {
   void merge(const Check& other);
 };
 
-/// What the f64 rows tell about the size of things: see compare.hpp.
+/// What the f64 rows tell about the size of things and of errors: see compare.hpp.
 struct Magnitudes {
   double logit = 0;  ///< A: largest sum of absolute products in a logit
   double o = 0;      ///< B: sums with absolute values, the smallest of the sampled rows
   double dq = 0;
+  struct Bounds {
+    double o = 0, lse = 0, dq = 0, dk = 0, dv = 0;
+  } bounds;
 };
 
 /// Compares sampled rows of the shared way (o and lse; in training also dq, and dk and dv of the last tokens of some
-/// leaves) with f64 attention over the tokens of their path. Appends to `checks`.
+/// leaves) with f64 attention over the tokens of their path. Where storage has 16 bits, a result may be as far off as
+/// compare.hpp allows, by the errors of the same rows with probabilities and dS rounded. Appends to `checks`.
 Magnitudes check_sampled_rows(const prefixshare::Context& context, const Layer& shared, bool train,
                               std::vector<Check>* checks);
 

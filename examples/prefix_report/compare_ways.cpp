@@ -6,7 +6,6 @@
 #include <mutex>
 
 #include "checks.hpp"
-#include "prefixshare/testing/compare.hpp"
 
 namespace prefix_report {
 
@@ -62,17 +61,17 @@ void add_copies(const Copies& copies, std::int64_t row, const float* gradient, s
 void check_outputs(const prefixshare::Context& context, const Step& step, const Layer& unshared, const Layer& shared,
                    const Magnitudes& magnitudes, std::vector<Check>* checks) {
   const LayerKind& kind = step.shared.plan.header.kind;
-  const double bound = 2 * prefixshare::testing::forward_tolerance(prefixshare::DType::f32, magnitudes.logit);
   const std::int64_t vectors = static_cast<std::int64_t>(step.source.size()) * kind.Hq;
-  const auto compare = [&](const char* what, const float* got, const float* want, std::int64_t width, double scale) {
-    checks->push_back(compare_all(context, what, bound, vectors, [&](std::int64_t i, Check* check) {
+  const auto compare = [&](const char* what, double bound, const float* got, const float* want, std::int64_t width,
+                           double scale) {
+    checks->push_back(compare_all(context, what, 2 * bound, vectors, [&](std::int64_t i, Check* check) {
       const std::int64_t twin = step.source[at(i / kind.Hq)] * kind.Hq + i % kind.Hq;
       const std::vector<double> truth(want + i * width, want + (i + 1) * width);
       check->compare_block(got + twin * width, truth.data(), width, scale);
     }));
   };
-  compare("o", shared.o(), unshared.o(), kind.Dv, magnitudes.o / 8);
-  compare("lse", shared.lse(), unshared.lse(), 1, 1);
+  compare("o", magnitudes.bounds.o, shared.o(), unshared.o(), kind.Dv, magnitudes.o / 8);
+  compare("lse", magnitudes.bounds.lse, shared.lse(), unshared.lse(), 1, 1);
 }
 
 void check_gradients(const prefixshare::Context& context, const Step& step, const Layer& unshared, const Layer& shared,
@@ -80,19 +79,18 @@ void check_gradients(const prefixshare::Context& context, const Step& step, cons
   const LayerKind& kind = step.shared.plan.header.kind;
   const prefixshare::Forest& forest = step.shared.forest;
   const Copies copies = copies_of(step);
-  const double bound = 2 * prefixshare::testing::gradient_tolerance(prefixshare::DType::f32, magnitudes.logit);
 
   const std::int64_t vectors = std::int64_t{step.shared.plan.header.rows} * kind.Hq;
-  checks->push_back(compare_all(context, "dq", bound, vectors, [&](std::int64_t i, Check* check) {
+  checks->push_back(compare_all(context, "dq", 2 * magnitudes.bounds.dq, vectors, [&](std::int64_t i, Check* check) {
     std::vector<double> truth(at(kind.D));
     add_copies(copies, i / kind.Hq, unshared.dq(), kind.Hq, i % kind.Hq, kind.D, truth.data());
     check->compare_block(shared.dq() + i * kind.D, truth.data(), kind.D, magnitudes.dq / 8);
   }));
 
   // A block is a node's tokens of one head: row_begin is the node's first row, as every token is a row.
-  const auto compare = [&](const char* what, const float* got, const float* repeated) {
+  const auto compare = [&](const char* what, double bound, const float* got, const float* repeated) {
     const std::int64_t blocks = static_cast<std::int64_t>(forest.nodes.size()) * kind.Hkv;
-    checks->push_back(compare_all(context, what, bound, blocks, [&](std::int64_t i, Check* check) {
+    checks->push_back(compare_all(context, what, 2 * bound, blocks, [&](std::int64_t i, Check* check) {
       const std::size_t node = at(i / kind.Hkv);
       const std::int64_t head = i % kind.Hkv, first = forest.row_begin[node], tokens = forest.nodes[node].length;
       std::vector<double> truth(at(tokens * kind.D));
@@ -105,8 +103,8 @@ void check_gradients(const prefixshare::Context& context, const Step& step, cons
       check->compare_block(found.data(), truth.data(), tokens * kind.D, 0);
     }));
   };
-  compare("dk", shared.dk(), unshared.dk());
-  compare("dv", shared.dv(), unshared.dv());
+  compare("dk", magnitudes.bounds.dk, shared.dk(), unshared.dk());
+  compare("dv", magnitudes.bounds.dv, shared.dv(), unshared.dv());
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ JobResult run_job(const prefixshare::Context& context, const Options& options, c
   JobResult result;
   result.implementation = step.shared.plan.header.implementation;
   progress->step("measuring the machine");
-  result.ceilings = measure_ceilings(context.executor);
+  result.ceilings = measure_ceilings(context, step.shared.plan.header.kind);
 
   progress->step("random queries, keys and values");
   const Inputs inputs = random_inputs(context, step, kSeed);

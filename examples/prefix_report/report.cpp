@@ -141,9 +141,10 @@ std::string check_text(const char* name, const std::string& what, const std::vec
 std::string checks_text(const Report& r) {
   const Check& first = r.result.against_reference.front();
   const std::int64_t rows = first.values / r.options.run.Hq / r.options.run.D;
+  const std::string precision = size_of(r.options.dtype) == 2 ? "16-bit storage" : "f32 arithmetic";
   return check_text("checks", "shared against f64, " + plural(rows, "row"), r.result.against_reference) +
          check_text("", "shared against unshared, all", r.result.against_unshared) +
-         line("", r.result.checks_pass() ? "all within the tolerances of f32 arithmetic" : "FAILED");
+         line("", r.result.checks_pass() ? "all within the tolerances of " + precision : "FAILED");
 }
 
 std::string closing(const Report& r) {
