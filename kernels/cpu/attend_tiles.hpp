@@ -22,7 +22,8 @@
 
 PREFIXSHARE_REGION_BEGIN
 
-template <class Tiles>
+/// Multiplier: see tile_multiplier.hpp.
+template <class Multiplier>
 class AttendTiles {
  public:
   static constexpr std::int32_t kBlockKeys = detail::kTileBlockKeys;
@@ -90,7 +91,7 @@ class AttendTiles {
   }
 
  private:
-  using Products = TileProducts<Tiles>;
+  using Products = TileProducts<Multiplier>;
   static constexpr float kSlack = 8;  // probabilities stay below 2^8, their sums far below infinity
   static constexpr float kLog2e = 1.44269504f;
   static_assert(2 * Products::kPanels * Products::kKeys <= detail::kPanels * detail::kBlockKeys,

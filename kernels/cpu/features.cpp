@@ -50,7 +50,8 @@ Features features() noexcept {
   Features found;
   found.avx2 = fma && f16c && avx2 && (saved & kAvxStates) == kAvxStates;
   found.avx512 = found.avx2 && f && dq && bw && vl && (saved & kAvx512States) == kAvx512States;
-  found.amx_bf16 = found.avx512 && avx512_bf16 && amx_tile && amx_bf16 && (saved & kTileStates) == kTileStates;
+  found.avx512_bf16 = found.avx512 && avx512_bf16;
+  found.amx_bf16 = found.avx512_bf16 && amx_tile && amx_bf16 && (saved & kTileStates) == kTileStates;
   return found;
 }
 

@@ -8,9 +8,10 @@ namespace cpu {
 
 /// Usable: the CPU has it and the operating system saves its registers.
 struct Features {
-  bool avx2 = false;      ///< with FMA and F16C
-  bool avx512 = false;    ///< F, BW, DQ, VL
-  bool amx_bf16 = false;  ///< AMX-TILE and AMX-BF16, with AVX-512 and its BF16; usable after request_tiles()
+  bool avx2 = false;         ///< with FMA and F16C
+  bool avx512 = false;       ///< F, BW, DQ, VL
+  bool avx512_bf16 = false;  ///< with the above
+  bool amx_bf16 = false;     ///< AMX-TILE and AMX-BF16, with the above; usable after request_tiles()
 };
 Features features() noexcept;
 

@@ -17,9 +17,11 @@ namespace cpu {
 
 Status tree_attention_avx2(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 Status tree_attention_avx512(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
+Status tree_attention_avx512_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept;
 
-Status pack_segment_amx_bf16(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept;
+/// In tile order, which cpu:avx512-bf16 and cpu:amx-bf16 read.
+Status pack_segment_tiles(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept;
 
 /// Most parts of a merge: their weights lie on the stack.
 inline constexpr std::int64_t kMaxMergeParts = 128;

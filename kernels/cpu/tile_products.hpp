@@ -15,12 +15,34 @@
 #include "cpu/packed_tiles.hpp"
 #include "cpu/panel_logits.hpp"
 #include "cpu/region.hpp"
+#include "cpu/tile_multiplier.hpp"
 #include "cpu/vector.hpp"
 #include "cpu/vector_bf16.hpp"
 
 PREFIXSHARE_REGION_BEGIN
 
-template <class Tiles>
+/// Asks for the keys and values of a packed segment that come after a block, a share with every step.
+class Lines {
+ public:
+  void start(const BFloat16* k, const BFloat16* v, std::int64_t tokens, std::int64_t k_width, std::int64_t v_width,
+             std::int64_t steps) noexcept {
+    k_ = k, v_ = v;
+    k_share_ = detail::ceil_div(tokens * k_width, steps), v_share_ = detail::ceil_div(tokens * v_width, steps);
+    steps_ = steps;
+  }
+  void some() noexcept {
+    if (steps_ == 0) return;
+    --steps_;
+    detail::prefetch(k_, k_share_ * 2), detail::prefetch(v_, v_share_ * 2);
+    k_ += k_share_, v_ += v_share_;
+  }
+
+ private:
+  const BFloat16 *k_ = nullptr, *v_ = nullptr;
+  std::int64_t k_share_ = 0, v_share_ = 0, steps_ = 0;
+};
+
+template <class Multiplier>
 class TileProducts {
  public:
   static constexpr int kPanels = 2;                          // with 2 tiles of keys or of values: 4 sums, 2 + 2 factors
@@ -61,8 +83,8 @@ class TileProducts {
       for (std::int64_t t = 0; t < v_tiles_; t += 2) pack_values(block, t * 16, i);
     }
     odd_ = (!block.full || scaled_) && clear_odd(block);
-    lines_ = Lines();
-    ahead_.start(view_, block.pieces[block.count - 1], block.head, 1, detail::kTileBlockKeys, steps);
+    next_.lines = Lines();
+    next_.rows.start(view_, block.pieces[block.count - 1], block.head, 1, detail::kTileBlockKeys, steps);
   }
   /// [Mp] sums of the weights as they are multiplied: what AttendTiles keeps beside o.
   float* sums() const noexcept { return memory_.sum; }
@@ -73,9 +95,9 @@ class TileProducts {
 
   /// s[panel][key][row] = key . query for the keys of a chunk and 1 to kPanels neighbouring panels.
   void scores(const Block& block, std::int32_t chunk, std::int64_t panel, int panels, float* s) noexcept {
-    multiply_keys(keys_ + 2 * chunk, q_tiles(panel, 0), panels, s);
+    multiply_keys(chunk, panel, 0, panels, s);
     if (splits_) {
-      multiply_keys(keys_ + 2 * chunk, q_tiles(panel, 1), panels, memory_.rest);
+      multiply_keys(chunk, panel, 1, panels, memory_.rest);
       add_rest(memory_.rest, panels * kChunk, s);
     }
     for (std::int32_t c = 0; scaled_ && c < columns_of(block, chunk); ++c) {
@@ -144,43 +166,21 @@ class TileProducts {
   }
 
  private:
-  static constexpr std::int64_t kRowBytes = 64;  // of a tile
+  /// What comes after a block, as it lies in the pool or in a packed segment.
+  struct Next {
+    Ahead rows;
+    Lines lines;
 
-  /// 16 keys, evenly strided.
-  struct KeyRows {
-    const char* first;
-    std::int64_t stride;  // bytes
+    /// With every step of a product: what is asked for at once must not fill the buffers that loads need, too.
+    void some() noexcept { rows.some(), lines.some(); }
   };
-
-  /// Asks for the keys and values of a packed segment that come after a block, a share with every step.
-  class Lines {
-   public:
-    void start(const BFloat16* k, const BFloat16* v, std::int64_t tokens, std::int64_t k_width, std::int64_t v_width,
-               std::int64_t steps) noexcept {
-      k_ = k, v_ = v;
-      k_share_ = detail::ceil_div(tokens * k_width, steps), v_share_ = detail::ceil_div(tokens * v_width, steps);
-      steps_ = steps;
-    }
-    void some() noexcept {
-      if (steps_ == 0) return;
-      --steps_;
-      detail::prefetch(k_, k_share_ * 2), detail::prefetch(v_, v_share_ * 2);
-      k_ += k_share_, v_ += v_share_;
-    }
-
-   private:
-    const BFloat16 *k_ = nullptr, *v_ = nullptr;
-    std::int64_t k_share_ = 0, v_share_ = 0, steps_ = 0;
-  };
-  /// With every step of a product: what is asked for at once must not fill the buffers that loads need, too.
-  void ask_ahead() noexcept { ahead_.some(), lines_.some(); }
 
   std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
   BFloat16* q_tiles(std::int64_t panel, int part) const noexcept {
     return memory_.q + (panel * 2 + part) * k_steps_ * detail::kTile;
   }
-  const BFloat16* v_tile(std::int64_t tile, std::int32_t step) const noexcept {
-    return v_ + (step * v_tiles_ + tile) * detail::kTile;
+  RowTiles v_tiles_of(std::int64_t tile) const noexcept {
+    return {reinterpret_cast<const char*>(v_ + tile * detail::kTile), kTileRowBytes, v_tiles_ * detail::kTile * 2};
   }
   BFloat16* p_tiles(int i, int part) const noexcept {
     return memory_.p + (i * 2 + part) * (detail::kTileBlockKeys / kKeys) * detail::kTile;
@@ -239,7 +239,8 @@ class TileProducts {
     for (std::int32_t i = 0; i < chunks_; ++i) flags |= tiles.flags[step + i];
     if ((flags & PackedTiles::kOdd) != 0) return false;
     for (std::int32_t t = 0; t < 2 * chunks_; ++t) {
-      keys_[t] = {reinterpret_cast<const char*>(tiles.k + (row + t * 16) * tiles.k_width), tiles.k_width * 2};
+      keys_[t] = {reinterpret_cast<const char*>(tiles.k + (row + t * 16) * tiles.k_width), tiles.k_width * 2,
+                  kTileRowBytes};
     }
     v_ = tiles.v + step * v_tiles_ * detail::kTile;
     odd_ = false;
@@ -249,11 +250,11 @@ class TileProducts {
       std::copy_n(tiles.v_scales + row, block.columns, weights_);
       clear_weights_beyond(block.columns);
     }
-    ahead_ = Ahead();
+    next_.rows = Ahead();
     const std::int64_t next = row + chunks_ * kKeys,
                        left = std::max<std::int64_t>(0, block.head * tiles.padded + tiles.padded - next);
-    lines_.start(tiles.k + next * tiles.k_width, v_ + chunks_ * v_tiles_ * detail::kTile,
-                 std::min<std::int64_t>(left, detail::kTileBlockKeys), tiles.k_width, v_tiles_ * 16, steps);
+    next_.lines.start(tiles.k + next * tiles.k_width, v_ + chunks_ * v_tiles_ * detail::kTile,
+                      std::min<std::int64_t>(left, detail::kTileBlockKeys), tiles.k_width, v_tiles_ * 16, steps);
     return true;
   }
   void find(const Block& block) noexcept {
@@ -290,11 +291,11 @@ class TileProducts {
   /// Keys [column, column + 16) as they lie, or copied where they lie unevenly or far apart, so that they would share
   /// few sets of the first-level cache, or are not whole tiles. The scores of keys beyond the block are not read,
   /// whatever the copy holds there.
-  KeyRows keys_of(const Block& block, std::int32_t column) const noexcept {
+  RowTiles keys_of(const Block& block, std::int32_t column) const noexcept {
     const char* const* k = places_.k + column;
     if (kind_.D % detail::kTileTerms == 0 && column + 16 <= block.columns && std::abs(distance(k)) <= kind_.D * 4 &&
         evenly_strided(k)) {
-      return {k[0], distance(k)};
+      return {k[0], distance(k), kTileRowBytes};
     }
     const std::int64_t width = k_steps_ * detail::kTileTerms;
     for (std::int32_t c = column; c < block.columns && c < column + 16; ++c) {
@@ -302,7 +303,7 @@ class TileProducts {
       std::memcpy(row, places_.k[c], static_cast<std::size_t>(kind_.D) * sizeof(BFloat16));
       std::memset(row + kind_.D, 0, static_cast<std::size_t>(width - kind_.D) * sizeof(BFloat16));
     }
-    return {reinterpret_cast<const char*>(memory_.k + column * width), width * 2};
+    return {reinterpret_cast<const char*>(memory_.k + column * width), width * 2, kTileRowBytes};
   }
   static std::int64_t distance(const char* const* k) noexcept {
     return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(k[1]) - reinterpret_cast<std::uintptr_t>(k[0]));
@@ -315,9 +316,8 @@ class TileProducts {
   }
 
   // ---- Values that are not finite, where a row may not see them (what it does not see is never multiplied, not even
-  // by
-  // ---- zero) or weights have two parts (which would cancel): they are zero in the tiles, so that no other row's sum
-  // ---- knows of them, and are added to the rows that see them.
+  // ---- by zero) or weights have two parts (which would cancel): they are zero in the tiles, so that no other row's
+  // ---- sum knows of them, and are added to the rows that see them.
 
   bool clear_odd(const Block& block) noexcept {
     bool found = false;
@@ -343,39 +343,13 @@ class TileProducts {
     }
     return found;
   }
-  // ---- Products: tiles 0 to 3 sum, 4 and 5 hold keys or values, 6 and 7 queries or probabilities
 
-  void multiply_keys(const KeyRows* keys, const BFloat16* q, int panels, float* s) noexcept {
-    if (panels == 2) {
-      multiply_keys_of<2>(keys, q, s);
-    } else {
-      multiply_keys_of<1>(keys, q, s);
-    }
-  }
-  template <int Panels>
-  void multiply_keys_of(const KeyRows* keys, const BFloat16* q, float* s) noexcept {
-    tiles_.template zero<0>();
-    tiles_.template zero<1>();
-    if constexpr (Panels == 2) tiles_.template zero<2>(), tiles_.template zero<3>();
-    for (std::int64_t i = 0; i < k_steps_; ++i) {
-      ask_ahead();
-      tiles_.template load<4>(keys[0].first + i * kRowBytes, keys[0].stride);
-      tiles_.template load<6>(q + i * detail::kTile, kRowBytes);
-      tiles_.template multiply_add<0, 4, 6>();
-      tiles_.template load<5>(keys[1].first + i * kRowBytes, keys[1].stride);
-      tiles_.template multiply_add<1, 5, 6>();
-      if constexpr (Panels == 2) {
-        tiles_.template load<7>(q + (2 * k_steps_ + i) * detail::kTile, kRowBytes);
-        tiles_.template multiply_add<2, 4, 7>();
-        tiles_.template multiply_add<3, 5, 7>();
-      }
-    }
-    tiles_.template store<0>(s, kRowBytes);
-    tiles_.template store<1>(s + 256, kRowBytes);
-    if constexpr (Panels == 2) {
-      tiles_.template store<2>(s + kChunk, kRowBytes);
-      tiles_.template store<3>(s + kChunk + 256, kRowBytes);
-    }
+  // ---- Products
+
+  /// Keys of a chunk times queries, or times what their rounding left over.
+  void multiply_keys(std::int32_t chunk, std::int64_t panel, int part, int panels, float* s) noexcept {
+    const PanelTiles q = {q_tiles(panel, part), 2 * k_steps_ * detail::kTile};
+    multiply<false>(keys_ + 2 * chunk, q, k_steps_, panels, {s, kChunk});
   }
   /// The product with what rounding left over of the queries; not where infinities have made their sum already.
   static void add_rest(const float* rest, std::int64_t count, float* s) noexcept {
@@ -386,39 +360,20 @@ class TileProducts {
     }
   }
 
+  /// Values of two tiles of the block times weights.
   void multiply_values(std::int64_t tile, int panels, float* o) noexcept {
-    if (panels == 2) {
-      multiply_values_of<2>(tile, o);
-    } else {
-      multiply_values_of<1>(tile, o);
+    const RowTiles v[2] = {v_tiles_of(tile), v_tiles_of(tile + 1)};
+    for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
+      const PanelTiles p = {p_tiles(0, part), p_tiles(1, part) - p_tiles(0, part)};
+      multiply<true>(v, p, chunks_, panels, {o, o_panel()});
     }
   }
-  template <int Panels>
-  void multiply_values_of(std::int64_t tile, float* o) noexcept {
-    float* next = o + o_panel();
-    tiles_.template load<0>(o, kRowBytes);
-    tiles_.template load<1>(o + 256, kRowBytes);
-    if constexpr (Panels == 2) tiles_.template load<2>(next, kRowBytes), tiles_.template load<3>(next + 256, kRowBytes);
-    for (int part = 0; part < (scaled_ ? 2 : 1); ++part) {
-      for (std::int32_t i = 0; i < chunks_; ++i) {
-        ask_ahead();
-        tiles_.template load<4>(v_tile(tile, i), kRowBytes);
-        tiles_.template load<6>(p_tiles(0, part) + i * detail::kTile, kRowBytes);
-        tiles_.template multiply_add<0, 4, 6>();
-        tiles_.template load<5>(v_tile(tile + 1, i), kRowBytes);
-        tiles_.template multiply_add<1, 5, 6>();
-        if constexpr (Panels == 2) {
-          tiles_.template load<7>(p_tiles(1, part) + i * detail::kTile, kRowBytes);
-          tiles_.template multiply_add<2, 4, 7>();
-          tiles_.template multiply_add<3, 5, 7>();
-        }
-      }
-    }
-    tiles_.template store<0>(o, kRowBytes);
-    tiles_.template store<1>(o + 256, kRowBytes);
-    if constexpr (Panels == 2) {
-      tiles_.template store<2>(next, kRowBytes);
-      tiles_.template store<3>(next + 256, kRowBytes);
+  template <bool adds>
+  void multiply(const RowTiles* a, PanelTiles b, std::int64_t steps, int panels, SumTiles c) noexcept {
+    if (panels == 2) {
+      multiplier_.template multiply<2, adds>(a, b, steps, c, &next_);
+    } else {
+      multiplier_.template multiply<1, adds>(a, b, steps, c, &next_);
     }
   }
 
@@ -439,10 +394,9 @@ class TileProducts {
   float v_scales_[detail::kTileBlockKeys];
   float weights_[detail::kTileBlockKeys];  // v_scales_, as far as they go into the tiles
   KeyPlaces places_;                       // of what is not packed
-  KeyRows keys_[detail::kTileBlockKeys / 16];
-  Ahead ahead_;
-  Lines lines_;
-  Tiles tiles_;
+  RowTiles keys_[detail::kTileBlockKeys / 16];
+  Next next_;
+  Multiplier multiplier_;
 };
 
 PREFIXSHARE_REGION_END

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The eight matrix tiles of AMX: registers of 16 rows of 64 bytes. A product adds A B to C, with C [16][16] f32,
 // A [16][32] bf16, and B [32][16] bf16 as pairs of terms, [16][16][2]. Any class with these members can stand in for
-// HardwareTiles in TileProducts. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1,
+// HardwareTiles in TileMultiplier. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1,
 // chapter 18, and volume 2, LDTILECFG and TDPBF16PS.
 #pragma once
 

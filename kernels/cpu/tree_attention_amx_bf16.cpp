@@ -7,6 +7,7 @@
 #include "cpu/attend_body.hpp"
 #include "cpu/attend_tiles.hpp"
 #include "cpu/operators.hpp"
+#include "cpu/tile_multiplier.hpp"
 #include "cpu/tiles.hpp"
 
 namespace prefixshare {
@@ -14,12 +15,12 @@ inline namespace v0_1 {
 namespace cpu {
 
 Status tree_attention_amx_bf16(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  using Many = amx_bf16::AttendTiles<amx_bf16::HardwareTiles>;
+  using Many = amx_bf16::AttendTiles<amx_bf16::TileMultiplier<amx_bf16::HardwareTiles>>;
   detail::AttendForward<amx_bf16::AttendBody<Many>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 
-Status pack_segment_amx_bf16(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept {
+Status pack_segment_tiles(const PackSegmentCall& call, std::int32_t part, std::int32_t parts) noexcept {
   return pack_tiles_part(call, part, parts);
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can test of cpu:amx-bf16. What it cannot is skipped by name.
+// What this machine can test of cpu:amx-bf16 and cpu:avx512-bf16. What it cannot is skipped by name.
 #pragma once
 
 #include <string>
@@ -20,21 +20,21 @@ inline NamedContext forced_context(const Context& base, const char* name) {
   return c;
 }
 
-/// Why the library does not run cpu:amx-bf16 here; ok where it does.
-inline Status hardware_verdict() {
+/// Why the library does not run an implementation here; ok where it does.
+inline Status hardware_verdict(const char* name) {
   Context context;
   require_ok(create_context(&context));
   AttentionProblem problem;
   problem.kind.q_dtype = problem.kind.kv_dtype = DType::bf16;
   for (const Verdict& v : explain(context.tree_attention, problem)) {
-    if (v.name == "cpu:amx-bf16") return v.status;
+    if (v.name == std::string(name)) return v.status;
   }
-  FAIL("cpu:amx-bf16 is not registered");
+  FAIL(name << " is not registered");
   return {};
 }
-/// Whether it does; says so where not.
+/// Whether it runs cpu:amx-bf16; says so where not.
 inline bool has_hardware_tiles() {
-  const Status why = hardware_verdict();
+  const Status why = hardware_verdict("cpu:amx-bf16");
   if (!why.ok()) skip("cpu:amx-bf16 in hardware", to_string(why));
   return why.ok();
 }

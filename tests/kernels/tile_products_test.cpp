@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cpu:amx-bf16: its forward with emulated tiles, as an implementation of its own, and by its own name where the machine
-// has AMX.
+// cpu:amx-bf16 and cpu:avx512-bf16 by their names, where the machine has what they take, and the forward with emulated
+// tiles, as an implementation of its own.
 #define PREFIXSHARE_REGION emulated
 #define PREFIXSHARE_REGION_VECTOR "cpu/vector_avx512.hpp"
 #define PREFIXSHARE_REGION_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"
@@ -29,17 +29,21 @@ using prefixshare::testing::answer_forward;
 using prefixshare::testing::check_forward;
 
 Status emulated_part(const AttendCall& call, std::int32_t part, std::int32_t parts) noexcept {
-  using Many = cpu::emulated::AttendTiles<cpu::emulated::EmulatedTiles>;
+  using Many = cpu::emulated::AttendTiles<cpu::emulated::TileMultiplier<cpu::emulated::EmulatedTiles>>;
   detail::AttendForward<cpu::emulated::AttendBody<Many>>(call.plan, call.args, part, parts).run();
   return Status{};
 }
 
-/// The emulation, and the implementation itself on a machine that can run it.
+constexpr const char* kImplementations[] = {"cpu:amx-bf16", "cpu:avx512-bf16"};
+
+/// The emulation, and the implementations themselves on a machine that can run them.
 std::vector<NamedContext> tile_contexts() {
   std::vector<NamedContext> contexts;
   Context base;
   require_ok(create_context(&base));
-  if (hardware_verdict().ok()) contexts.push_back(forced_context(base, "cpu:amx-bf16"));
+  for (const char* name : kImplementations) {
+    if (hardware_verdict(name).ok()) contexts.push_back(forced_context(base, name));
+  }
   if (!can_emulate_tiles()) return contexts;
   Implementation<AttentionProblem, AttendCall> entry;
   entry.name = "cpu:amx-bf16-emulated";
@@ -368,23 +372,24 @@ TEST_CASE("tiles: a pool that has forgotten what is packed changes nothing", "[p
   }
 }
 
-TEST_CASE("cpu:amx-bf16 runs what it accepts, and else says what is missing", "[attention][tiles]") {
-  Context context;
-  require_ok(create_context(&context));
-  require_ok(force_implementation(&context, "cpu:amx-bf16"));
-  const bool has_tiles = hardware_verdict().ok();
-  for (const DType type : {DType::bf16, DType::f32, DType::f64}) {
-    ProblemOptions options;
-    options.kind.q_dtype = options.kind.kv_dtype = type;
-    Problem p;
-    require_ok(make_problem(testing::chain(std::vector<std::int32_t>{5}, 2), options, &p));
-    Plan plan;
-    const Status s = make_plan(context, p.forest, options.kind, {}, &plan);
-    INFO(to_string(s));
-    CHECK(s.ok() == (has_tiles && type == DType::bf16));
-    if (s.ok()) continue;
-    CHECK(s.code == StatusCode::unsupported);
-    const std::string field = s.field;
-    CHECK((has_tiles ? field.find("dtype") : field.find("AMX")) != std::string::npos);
+TEST_CASE("tiles: implementations run what they accept, and else say what is missing", "[attention][tiles]") {
+  for (const char* name : kImplementations) {
+    const bool runs = hardware_verdict(name).ok();
+    Context context;
+    require_ok(create_context(&context));
+    require_ok(force_implementation(&context, name));
+    for (const DType type : {DType::bf16, DType::f32, DType::f64}) {
+      ProblemOptions options;
+      options.kind.q_dtype = options.kind.kv_dtype = type;
+      Problem p;
+      require_ok(make_problem(testing::chain(std::vector<std::int32_t>{5}, 2), options, &p));
+      Plan plan;
+      const Status s = make_plan(context, p.forest, options.kind, {}, &plan);
+      INFO(name << ": " << to_string(s));
+      CHECK(s.ok() == (runs && type == DType::bf16));
+      if (s.ok()) continue;
+      CHECK(s.code == StatusCode::unsupported);
+      CHECK((std::string(s.field).find("dtype") != std::string::npos) == runs);
+    }
   }
 }
