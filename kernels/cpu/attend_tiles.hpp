@@ -68,10 +68,20 @@ class AttendTiles {
     const std::int32_t chunks = products_.chunks();
     for (std::int64_t p = 0; p < panels_; p += Products::kPanels) {
       const int panels = static_cast<int>(std::min<std::int64_t>(Products::kPanels, panels_ - p));
-      refer(block, p, panels);
-      for (std::int32_t c = 0; c <= chunks; ++c) {
-        if (c < chunks) products_.scores(block, c, p, panels, scores_of(c));
-        for (int i = 0; c > 0 && i < panels; ++i) soften(block, c - 1, p, i);
+      if (any_unseen(p, panels)) {
+        refer(block, p, panels);
+        for (std::int32_t c = 0; c < chunks; ++c) {
+          for (int i = 0; i < panels; ++i) soften(block, c, p, i, scores_of(c) + i * Products::kChunk);
+        }
+      } else {
+        for (std::int32_t c = 0; c <= chunks; ++c) {
+          if (c < chunks) products_.scores(block, c, p, panels, scores_of(c % 2));
+          for (int i = 0; c > 0 && i < panels; ++i) {
+            float* s = scores_of((c - 1) % 2) + i * Products::kChunk;
+            to_logits(block, c - 1, p + i, s);
+            soften(block, c - 1, p, i, s);
+          }
+        }
       }
       products_.add_values(panels, o_of(p));
     }
@@ -94,36 +104,47 @@ class AttendTiles {
   using Products = TileProducts<Multiplier>;
   static constexpr float kSlack = 8;  // probabilities stay below 2^8, their sums far below infinity
   static constexpr float kLog2e = 1.44269504f;
-  static_assert(2 * Products::kPanels * Products::kKeys <= detail::kPanels * detail::kBlockKeys,
-                "the scores of two chunks lie in PanelMemory::p");
+  static_assert(Products::kPanels * kBlockKeys * detail::kPanelRows <= detail::PanelMemory::kScores,
+                "the scores of a block lie in PanelMemory::p");
 
   std::int64_t o_panel() const noexcept { return detail::PanelMemory::o_panel(kind_); }
   float* o_of(std::int64_t panel) const noexcept { return memory_.o_panels + panel * o_panel(); }
   float* scores_of(std::int32_t chunk) const noexcept {
-    return memory_.p + chunk % 2 * Products::kPanels * Products::kChunk;
+    return memory_.p + chunk * Products::kPanels * Products::kChunk;
   }
 
-  /// The references of rows that have seen nothing before: their largest logits of the block.
+  Mask unseen(std::int64_t panel) const noexcept {
+    return equal(Vec::load(memory_.maximum + panel * detail::kPanelRows), Vec::all(kEmpty));
+  }
+  bool any_unseen(std::int64_t first, int panels) const noexcept {
+    bool any = false;
+    for (int i = 0; i < panels; ++i) any = any || !none_of(unseen(first + i));
+    return any;
+  }
+
+  /// The logits of the whole block, and the references of rows that have seen nothing before: the largest of them.
   void refer(const Block& block, std::int64_t first, int panels) noexcept {
+    for (std::int32_t c = 0; c < products_.chunks(); ++c) products_.scores(block, c, first, panels, scores_of(c));
     for (int i = 0; i < panels; ++i) {
-      float* maximum = memory_.maximum + (first + i) * detail::kPanelRows;
-      const Mask unseen = equal(Vec::load(maximum), Vec::all(kEmpty));
-      if (none_of(unseen)) continue;
       Vec most = Vec::all(kEmpty);
       for (std::int32_t c = 0; c < products_.chunks(); ++c) {
-        products_.scores(block, c, first + i, 1, memory_.p);
-        if (!to_logits(block, c, first + i, memory_.p)) continue;
-        most = larger(most, largest_of_columns(memory_.p, Products::kKeys) * unit());
+        float* s = scores_of(c) + i * Products::kChunk;
+        if (!to_logits(block, c, first + i, s)) continue;
+        most = larger(most, largest_of_columns(s, Products::kKeys) * unit());
       }
-      choose(unseen, most, Vec::load(maximum)).store(maximum);
+      float* maximum = memory_.maximum + (first + i) * detail::kPanelRows;
+      choose(unseen(first + i), most, Vec::load(maximum)).store(maximum);
     }
   }
 
-  /// The dot products s of a chunk to logits over unit(), -inf where a row does not see a key; false if no row sees
-  /// any.
+  bool any_sees(const Block& block, std::int32_t chunk, std::int64_t panel) const noexcept {
+    return !logits_.none_sees(block, panel, chunk, Products::columns_of(block, chunk));
+  }
+  /// The dot products s of a chunk to logits over unit(), -inf where a row does not see a key; false, and nothing done,
+  /// if no row sees any.
   bool to_logits(const Block& block, std::int32_t chunk, std::int64_t panel, float* s) const noexcept {
+    if (!any_sees(block, chunk, panel)) return false;
     const std::int32_t columns = Products::columns_of(block, chunk), column = chunk * Products::kKeys;
-    if (logits_.none_sees(block, panel, chunk, columns)) return false;
     if (!are_products_) logits_.to_logits(block, panel, column, columns, kLog2e, s);
     if (!logits_.all_see(block, panel, chunk, columns)) logits_.hide(panel, column, columns, s);
     for (std::int32_t c = columns; c < Products::kKeys; ++c) Vec::all(kEmpty).store(s + c * detail::kPanelRows);
@@ -131,11 +152,10 @@ class AttendTiles {
   }
   Vec unit() const noexcept { return Vec::all(are_products_ ? logits_.scale() * kLog2e : 1.0f); }
 
-  /// The dot products of a chunk to weights of the values, for panel `first + i`.
-  void soften(const Block& block, std::int32_t chunk, std::int64_t first, int i) noexcept {
-    float* s = scores_of(chunk) + i * Products::kChunk;
+  /// The logits s of a chunk to weights of the values, for panel `first + i`.
+  void soften(const Block& block, std::int32_t chunk, std::int64_t first, int i, float* s) noexcept {
     const std::int64_t panel = first + i;
-    if (!to_logits(block, chunk, panel, s)) return products_.clear_weights(i, chunk);
+    if (!any_sees(block, chunk, panel)) return products_.clear_weights(i, chunk);
     const Vec unit = this->unit();
     const Vec reference = raise(panel, i, chunk, largest_of_columns(s, Products::kKeys) * unit);
     if (products_.plain()) return weigh<true>(panel, i, chunk, unit, reference, s);

@@ -87,9 +87,11 @@ struct PanelMemory {
   float* maximum;       // [rows or Mp]
   float* sum;           // [rows or Mp]
   float* o_panels;      // panel-major, width Dv up to whole tiles
-  float* p;             // kPanels panels, width kBlockKeys
+  float* p;             // scores: kPanels panels of a block of kBlockKeys, two of one of kTileBlockKeys
   std::uint32_t* seen;  // [kTileBlockKeys / 32][Mp] whether a row sees 32 columns of a block
   float* angles;        // [tile rows, D]
+
+  static constexpr std::int64_t kScores = std::int64_t{kPanelRows} * std::max(kPanels * kBlockKeys, 2 * kTileBlockKeys);
 
   PanelMemory(Arena* arena, const LayerKind& kind) noexcept {
     const std::int64_t tile = tile_row_limit(kind), padded = padded_rows(kind);
@@ -99,7 +101,7 @@ struct PanelMemory {
     maximum = arena->take<float>(rows);
     sum = arena->take<float>(rows);
     o_panels = arena->take<float>(padded / kPanelRows * o_panel(kind));
-    p = arena->take<float>(kPanels * kPanelRows * kBlockKeys);
+    p = arena->take<float>(kScores);
     seen = arena->take<std::uint32_t>(kTileBlockKeys / 32 * padded);
     angles = arena->take<float>(tile * kind.D);
   }
